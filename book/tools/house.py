@@ -1,0 +1,65 @@
+"""What the book's tools share: where things lie, and notebooks read and written whole."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PLACEHOLDER = "https://github.com/OWNER/small-pictures-deep-networks"
+
+
+def notebooks(root: Path = ROOT) -> list[Path]:
+    """The chapters in reading order."""
+    return sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+def read(path: Path) -> dict:
+    """A notebook as plain JSON values."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write(path: Path, text: str) -> bool:
+    """Put `text` in place in one step, or not at all; False if it stood there already."""
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(part, path)
+    return True
+
+
+def dump(notebook: dict) -> str:
+    """The text of a notebook file, laid out as Jupyter itself does."""
+    return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def source(cell: dict) -> str:
+    """A cell's text, whether it is stored as one string or as lines."""
+    return "".join(cell["source"])
+
+
+def lines(text: str) -> list[str]:
+    """The form in which a notebook file stores text: lines with their ends."""
+    return text.splitlines(keepends=True)
+
+
+def tags(cell: dict) -> list[str]:
+    return cell["metadata"].get("tags", [])
+
+
+def title(notebook: dict) -> str:
+    """The chapter's title: the heading that opens its first cell."""
+    return source(notebook["cells"][0]).splitlines()[0].removeprefix("# ").strip()
+
+
+def between(text: str, name: str, new: str) -> str:
+    """`text` with what stands between `<!-- name -->` and `<!-- /name -->` replaced.
+
+    Raises ValueError if the markers are missing.
+    """
+    pattern = rf"(<!-- {name} -->)(.*?)(<!-- /{name} -->)"
+    if not re.search(pattern, text, re.S):
+        raise ValueError(f"no markers <!-- {name} --> … <!-- /{name} --> to write between")
+    return re.sub(pattern, lambda m: m[1] + new + m[3], text, flags=re.S)
