@@ -1,0 +1,150 @@
+"""Execute chapters at a budget; store their outputs, and in results/ the record of the run.
+
+python book/tools/execute.py --budget laptop 01 04     these chapters; all of them if none is named
+
+What a chapter records (runs.start, load, record and claim) arrives through a file that the variable
+CIFAR_RECORD names. A chapter whose outputs and record are fresh is skipped; one that fails keeps
+what it had, and the command goes on with the others and exits 1.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+import opening
+from freshness import digest
+from house import ROOT, notebooks, read, source, write
+
+ABSOLUTE = r"(?<![\w.:/<~)\]-])/\w[\w.-]*/[\w.-]+|\b[A-Z]:\\\w"
+
+
+class Refused(Exception):
+    """The run ended, but what it shows must not be stored."""
+
+
+class Client(NotebookClient):
+    """Executes a notebook, printing each cell's first line and its text as it comes."""
+
+    def output(self, outs, msg, display_id, cell_index):
+        if msg["msg_type"] == "stream":
+            print("    " + msg["content"]["text"].rstrip("\n").replace("\n", "\n    "), flush=True)
+        return super().output(outs, msg, display_id, cell_index)
+
+
+def show(cell: dict, cell_index: int) -> None:
+    first = source(cell).strip().splitlines()
+    if cell["cell_type"] == "code" and first:
+        print(f"  [{cell_index}] {first[0]}", flush=True)
+
+
+def machine_paths(text: str, root: Path = ROOT) -> list[str]:
+    """Absolute paths in `text`, this repository's own and any other."""
+    return sorted({m[0] for m in re.finditer(f"{re.escape(str(root))}|{ABSOLUTE}", text)})
+
+
+def outputs_text(notebook: dict) -> str:
+    """All that a notebook's outputs say as text (pictures left out)."""
+    parts = []
+    for output in (o for c in notebook["cells"] for o in c.get("outputs", [])):
+        parts.append("".join(output.get("text", "")))
+        parts += output.get("traceback", [])
+        data = output.get("data", {})
+        parts += ["".join(v) for k, v in data.items() if k.startswith("text/") or k.endswith("+xml")]
+    return "\n".join(parts)
+
+
+def is_fresh(path: Path, budget: str, record_only: bool = False, root: Path = ROOT) -> bool:
+    """Whether the outputs stored in a chapter and its record for `budget` fit the code of today."""
+    notebook, result = read(path), root / "results" / f"{path.stem}.{budget}.json"
+    now = digest(notebook, root)
+    stored = notebook["metadata"].get("cifar", {})
+    shown = record_only or (stored.get("digest"), stored.get("budget")) == (now, budget)
+    return shown and result.exists() and read(result).get("digest") == now
+
+
+def execute(path: Path, budget: str, allow_stand_in: bool = False) -> tuple[nbformat.NotebookNode, dict]:
+    """Run one chapter in a fresh kernel; its notebook with outputs, and its record.
+
+    Raises CellExecutionError or DeadKernelError if it fails, Refused if it may not be stored.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    metadata = read(path)["metadata"]  # the kernel's version stays out of it
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "record.json"
+        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        env = os.environ | {
+            "CIFAR_BUDGET": budget,
+            "CIFAR_RECORD": str(file),
+            "PYTHONPATH": paths,
+        }
+        client = Client(
+            notebook,
+            timeout=None,
+            kernel_name="python3",
+            record_timing=False,
+            resources={"metadata": {"path": str(path.parent)}},
+            on_cell_execute=show,
+        )
+        begun = time.perf_counter()
+        client.execute(env=env)
+        seconds = time.perf_counter() - begun
+        if not file.exists():
+            raise Refused("it recorded nothing: it needs runs.start(…) and run.record(…)")
+        record = json.loads(file.read_text(encoding="utf-8"))
+    if paths := machine_paths(outputs_text(notebook)):
+        raise Refused(f"its outputs hold paths of this machine: {', '.join(paths)}")
+    if (record.get("dataset") or {}).get("stand_in") and not allow_stand_in:
+        raise Refused("it ran on the stand-in, not on CIFAR (--allow-stand-in stores it anyway)")
+    now = digest(notebook)
+    made = {key: record.get(key) for key in ("device", "date")}
+    metadata["cifar"] = {"digest": now, "budget": budget} | made
+    notebook.metadata = nbformat.from_dict(metadata)
+    record |= {"chapter": path.stem, "budget": budget, "seconds": round(seconds, 1), "digest": now}
+    return notebook, record
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("chapters", nargs="*", help="numbers or names; default: all")
+    parser.add_argument("--budget", default="laptop", choices=("smoke", "laptop", "gpu"))
+    parser.add_argument("--force", action="store_true", help="run chapters that are fresh, too")
+    parser.add_argument("--keep-outputs", action="store_true", help="write the record only")
+    parser.add_argument("--allow-stand-in", action="store_true", help="store stand-in outputs")
+    args = parser.parse_args()
+    chosen = [p for p in notebooks() if not args.chapters or p.stem.startswith((*args.chapters,))]
+    if not chosen:
+        parser.error(f"no chapter in notebooks/ begins with {' or '.join(args.chapters)}")
+    failed = []
+    for path in chosen:
+        if is_fresh(path, args.budget, args.keep_outputs) and not args.force:
+            print(f"{path.stem}: fresh, skipped")
+            continue
+        print(f"{path.stem}: running at {args.budget}", flush=True)
+        try:
+            notebook, record = execute(path, args.budget, args.allow_stand_in)
+        except (CellExecutionError, DeadKernelError, Refused) as error:
+            print(f"{path.stem}: FAILED, stored outputs unchanged\n{error}", file=sys.stderr)
+            failed.append(path.stem)
+            continue
+        result = json.dumps(record, indent=1, sort_keys=True) + "\n"
+        write(ROOT / "results" / f"{path.stem}.{args.budget}.json", result)
+        if not args.keep_outputs:
+            write(path, nbformat.writes(notebook) + "\n")
+        print(f"{path.stem}: stored, {record['seconds']:.0f} s", flush=True)
+    opening.write_all()
+    if failed:
+        print("Failed:", *failed, file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""What pages say about runs, written from results/ and never by hand.
+
+The line under each chapter's opening paragraph; the table of contents in README.md; the table of
+studies in studies/README.md. Each stands between two HTML comments.
+
+python book/tools/opening.py             write all three
+python book/tools/opening.py --check     change nothing; exit 1 and name what is out of step
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+from house import ROOT, between, dump, lines, notebooks, read, source, title, write
+
+BUDGETS = ("laptop", "gpu", "smoke")
+
+
+def records(stem: str, root: Path = ROOT) -> list[dict]:
+    """A chapter's records, the laptop's first."""
+    files = (root / "results" / f"{stem}.{budget}.json" for budget in BUDGETS)
+    return [read(file) for file in files if file.exists()]
+
+
+def duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return "under a minute" if minutes < 1 else f"{minutes:.0f} min"
+
+
+def percent(record: dict) -> str:
+    accuracy = record["metrics"].get("test_accuracy")
+    return "" if accuracy is None else f"{accuracy:.1%}"
+
+
+def where(record: dict) -> str:
+    threads = f", {record['threads']} threads" if record.get("device") == "cpu" else ""
+    stand_in = " on the stand-in" if (record.get("dataset") or {}).get("stand_in") else ""
+    return f"`{record['budget']}` on {record['device']}{threads}{stand_in}"
+
+
+def line(found: list[dict]) -> str:
+    """The line a chapter opens with: where, how long and how well it last ran."""
+    said = []
+    for record in found:
+        accuracy = f", test accuracy {percent(record)}" if percent(record) else ""
+        said.append(f"{where(record)}: {duration(record['seconds'])}{accuracy}")
+    dates = " and ".join(sorted({record["date"][:10] for record in found}))
+    return f"*As last run, {dates}: {'; '.join(said)}.*" if said else "*Not run yet.*"
+
+
+def opened(notebook: dict, found: list[dict]) -> dict:
+    """`notebook` with its opening line brought up to date."""
+    first, *rest = notebook["cells"]
+    text = source(first)
+    if "<!-- opening -->" not in text:  # after title, badge and the opening paragraph
+        blocks = text.split("\n\n")
+        at = next((n + 1 for n, b in enumerate(blocks) if b[:1] not in "#["), len(blocks))
+        text = "\n\n".join([*blocks[:at], "<!-- opening -->\n<!-- /opening -->", *blocks[at:]])
+    text = between(text, "opening", f"\n\n{line(found)}\n\n")
+    return notebook | {"cells": [first | {"source": lines(text)}, *rest]}
+
+
+def promise(notebook: dict) -> str:
+    """The first sentence of a chapter's opening paragraph, links flattened."""
+    blocks = source(notebook["cells"][0]).split("\n\n")
+    text = next((b for b in blocks[1:] if b[:1] not in "#[<"), "")
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(text.split()))
+    return re.split(r"(?<=[.!?]) ", text)[0]
+
+
+def contents(root: Path = ROOT) -> str:
+    """The README's table: chapters, what they give, minutes and accuracy as measured."""
+    rows = ["| chapter | what you get | minutes | test accuracy |", "|---|---|---|---|"]
+    for path in notebooks(root):
+        notebook, found = read(path), records(path.stem, root)
+        minutes = "<br>".join(f"`{r['budget']}` {duration(r['seconds'])}" for r in found)
+        accuracy = "<br>".join(f"`{r['budget']}` {percent(r)}" for r in found if percent(r))
+        link = f"[{path.stem[:2]} {title(notebook)}](notebooks/{path.name})"
+        rows.append(f"| {link} | {promise(notebook)} | {minutes} | {accuracy} |")
+    return "\n\n" + "\n".join(rows) + "\n\n"
+
+
+def studies(root: Path = ROOT) -> str:
+    """The table of what studies have recorded: rows, seeds, minutes, where, when."""
+    rows = ["| study | runs | seeds | minutes | device | last run |", "|---|---|---|---|---|---|"]
+    for file in sorted((root / "results" / "studies").glob("*.jsonl")):
+        runs = [json.loads(text) for text in file.read_text(encoding="utf-8").splitlines()]
+        seeds = len({run.get("seed") for run in runs})
+        minutes = f"{sum(run['seconds'] for run in runs) / 60:.0f}"
+        devices = ", ".join(sorted({str(run.get("device", "")) for run in runs}))
+        date = max(str(run.get("date", ""))[:10] for run in runs)
+        rows.append(f"| `{file.stem}` | {len(runs)} | {seeds} | {minutes} | {devices} | {date} |")
+    return "\n\n" + "\n".join(rows) + "\n\n"
+
+
+def expected(root: Path = ROOT) -> dict[Path, str]:
+    """Every file that holds generated text, with the text it should have."""
+    files = {p: dump(opened(read(p), records(p.stem, root))) for p in notebooks(root)}
+    for path, name, made in (
+        (root / "README.md", "contents", contents(root)),
+        (root / "studies" / "README.md", "studies", studies(root)),
+    ):
+        if path.exists():
+            files[path] = between(path.read_text(encoding="utf-8"), name, made)
+    return files
+
+
+def write_all(root: Path = ROOT) -> None:
+    for path, text in expected(root).items():
+        if write(path, text):
+            print("written:", path.relative_to(root))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing, exit 1 if anything would")
+    if not parser.parse_args().check:
+        write_all()
+        return 0
+    stale = [p for p, text in expected().items() if p.read_text(encoding="utf-8") != text]
+    for path in stale:
+        print("out of step:", path.relative_to(ROOT))
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
