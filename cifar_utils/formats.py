@@ -1,0 +1,122 @@
+"""Reading CIFAR's two file layouts into arrays: parquet shards and the official pickles.
+
+Every fault is a DataError that names the file, what was found and what was expected. Nothing is
+returned unless everything is read.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # images, labels, coarse labels
+
+
+class DataError(RuntimeError):
+    """Files are not the data set they should be; says which, what was found and what to do."""
+
+
+def _decode(file: str, content: bytes | None) -> np.ndarray:
+    """One encoded picture as `(3, 32, 32) uint8`."""
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG", "WEBP")) as image:
+            size, pixels = image.size, np.asarray(image.convert("RGB"))
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise DataError(f"{file} holds a picture that cannot be decoded: {error}") from error
+    if size != (32, 32):
+        raise DataError(f"{file} holds a picture of {size[0]}×{size[1]} pixels, not 32×32")
+    return pixels.transpose(2, 0, 1)
+
+
+def read_parquet(files: list[Path], label: str, coarse: str | None) -> Arrays:
+    """The shards of one split, in order. label, coarse: names of the label columns."""
+    wanted = ["img", label] + ([coarse] if coarse else [])
+    images, labels = [], {name: [] for name in wanted[1:]}
+    for path in files:
+        try:
+            with pq.ParquetFile(path) as shard:
+                missing = [name for name in wanted if name not in shard.schema_arrow.names]
+                if missing:
+                    raise DataError(
+                        f"{path.name} has no column {missing[0]!r}, "
+                        f"only {', '.join(shard.schema_arrow.names)}"
+                    )
+                table = shard.read(columns=wanted)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{path.name} is not a whole parquet file: {error}") from error
+        for name in labels:
+            column = table[name]
+            if not pa.types.is_integer(column.type) or column.null_count:
+                raise DataError(f"{path.name}: column {name!r} must hold integers, no gaps")
+            labels[name].append(column.to_numpy().astype(np.int64))
+        pictures = table["img"].combine_chunks()
+        if not pa.types.is_struct(pictures.type) or pictures.type.get_field_index("bytes") < 0:
+            raise DataError(f"{path.name}: column 'img' must hold structs with a field 'bytes'")
+        encoded = pictures.field("bytes").to_pylist()
+        with ThreadPoolExecutor(2) as pool:  # Pillow decodes without holding Python's lock
+            images += pool.map(lambda content, file=path.name: _decode(file, content), encoded)
+    joined = [np.concatenate(labels[name]) for name in wanted[1:]]
+    return np.stack(images), joined[0], joined[1] if coarse else None
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Builds arrays and plain containers only: a pickle can name any function to be called."""
+
+    ALLOWED = frozenset(
+        {
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("_codecs", "encode"),
+        }
+    )
+
+    def find_class(self, module: str, name: str):
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which CIFAR files never do")
+        return super().find_class(module, name)
+
+
+def read_pickle(path: Path) -> dict:
+    """One file of the official layout, by the restricted unpickler."""
+    try:
+        with path.open("rb") as file:
+            content = _PlainUnpickler(file, encoding="latin1").load()
+    except FileNotFoundError as error:
+        raise DataError(f"{path.parent.name} is incomplete: {path.name} is missing") from error
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise DataError(f"{path.name} is not a CIFAR batch: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path.name} is not a CIFAR batch: a {type(content).__name__}, no dict")
+    return content
+
+
+def read_batches(files: list[Path], label: str, coarse: str | None) -> Arrays:
+    """The batch files of one split, in order. label, coarse: keys of the label lists."""
+    parts = []
+    for path in files:
+        batch = read_pickle(path)
+        wanted = ["data", label] + ([coarse] if coarse else [])
+        for key in wanted:
+            if key not in batch:
+                raise DataError(f"{path.name} is not a CIFAR batch: it has no entry {key!r}")
+        data = batch["data"]
+        if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
+            raise DataError(f"{path.name}: 'data' must be a uint8 array of 3072 columns")
+        part = [data.reshape(-1, 3, 32, 32)]
+        for key in wanted[1:]:
+            values = np.asarray(batch[key])
+            if values.shape != (len(data),) or values.dtype.kind not in "iu":
+                raise DataError(f"{path.name}: {key!r} must be {len(data)} integers")
+            part.append(values.astype(np.int64))
+        parts.append(part)
+    images, *labels = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return images, labels[0], labels[1] if coarse else None
