@@ -15,7 +15,7 @@ from house import PLACEHOLDER, ROOT, dump, lines, notebooks, read, source, write
 SETTING = re.compile(r"^(repository:\n(?:[ ]+.*\n)*?[ ]+url:[ ]*)(\S+)", re.M)
 BADGE = re.compile(r"^\[!\[Open in Colab\].*\n\n?", re.M)
 FOLLOWERS = ("README.md", "CONTRIBUTING.md", "CITATION.cff", "pyproject.toml", "book/*.md")
-BOOTSTRAP = '''\
+BOOTSTRAP = """\
 # On Google Colab: fetch the book's package, once. Anywhere else this cell does nothing.
 import sys
 
@@ -24,14 +24,15 @@ if "google.colab" in sys.modules:
     import os
     import subprocess
 
+    url = "{url}"
     folder = "/content/{name}"
     if not os.path.exists(folder):
-        subprocess.run(["git", "clone", "--depth=1", "{url}", folder], check=True)
+        subprocess.run(["git", "clone", "--depth=1", url, folder], check=True)
     sys.path.insert(0, folder)
     absent = [p for p in ("torchinfo", "torchmetrics") if not importlib.util.find_spec(p)]
     if absent:
         subprocess.run([sys.executable, "-m", "pip", "install", "-q", *absent], check=True)
-'''.rstrip()
+""".rstrip()
 
 
 def address(root: Path = ROOT) -> str:
@@ -82,7 +83,9 @@ def expected(root: Path, url: str) -> dict[Path, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("url", nargs="?", help="https://github.com/NAME/REPOSITORY")
-    parser.add_argument("--check", action="store_true", help="change nothing, exit 1 if anything would")
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing, exit 1 if anything would"
+    )
     args = parser.parse_args()
     url = (args.url or address()).rstrip("/").removesuffix(".git")
     if not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", url):

@@ -58,7 +58,9 @@ def outputs_text(notebook: dict) -> str:
         parts.append("".join(output.get("text", "")))
         parts += output.get("traceback", [])
         data = output.get("data", {})
-        parts += ["".join(v) for k, v in data.items() if k.startswith("text/") or k.endswith("+xml")]
+        parts += [
+            "".join(v) for k, v in data.items() if k.startswith("text/") or k.endswith("+xml")
+        ]
     return "\n".join(parts)
 
 
@@ -71,7 +73,9 @@ def is_fresh(path: Path, budget: str, record_only: bool = False, root: Path = RO
     return shown and result.exists() and read(result).get("digest") == now
 
 
-def execute(path: Path, budget: str, allow_stand_in: bool = False) -> tuple[nbformat.NotebookNode, dict]:
+def execute(
+    path: Path, budget: str, allow_stand_in: bool = False
+) -> tuple[nbformat.NotebookNode, dict]:
     """Run one chapter in a fresh kernel; its notebook with outputs, and its record.
 
     Raises CellExecutionError or DeadKernelError if it fails, Refused if it may not be stored.

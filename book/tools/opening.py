@@ -115,7 +115,9 @@ def write_all(root: Path = ROOT) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="change nothing, exit 1 if anything would")
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing, exit 1 if anything would"
+    )
     if not parser.parse_args().check:
         write_all()
         return 0
