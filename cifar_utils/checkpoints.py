@@ -1,0 +1,99 @@
+"""Checkpoints: everything training needs to go on, in one file that is whole or not there.
+
+They hold tensors and plain values only, so that `torch.load` reads them with `weights_only=True`.
+"""
+
+import os
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be used; the message names the file, what is in it and what to do."""
+
+
+def save(path: str | Path, state: dict[str, Any]) -> None:
+    """Write `state` to `path`; whoever looks finds the old file whole or the new one whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What `save` wrote. Raises CheckpointError for a file that is not such a checkpoint."""
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint ({str(error).splitlines()[0]}). "
+            "It is damaged, or not made by this book. Move it away to begin anew."
+        ) from error
+    if not isinstance(state, dict) or "model" not in state:
+        raise CheckpointError(f"{path} holds no training state (a dict with a 'model')")
+    return state
+
+
+def rng_state(train: Any) -> dict[str, Any]:
+    """The states of every random generator a training draws from."""
+    state = {"torch": torch.get_rng_state(), "cuda": []}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    if getattr(train, "generator", None) is not None:  # BatchLoader's, or a DataLoader's
+        state["train"] = train.generator.get_state()
+    return state
+
+
+def set_rng_state(state: dict[str, Any], train: Any) -> None:
+    """The way back from `rng_state`."""
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+    if "train" in state:
+        train.generator.set_state(state["train"].cpu())
+
+
+def recipe(model: nn.Module, optimizer: torch.optim.Optimizer, **options: Any) -> dict[str, Any]:
+    """What must be equal for a checkpoint to be continued: shapes, optimizer, options."""
+    groups = [
+        {key: value for key, value in group.items() if isinstance(value, int | float | bool | str)}
+        for group in optimizer.param_groups
+    ]
+    shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
+    return {"shapes": shapes, "optimizer": type(optimizer).__name__, "groups": groups, **options}
+
+
+def require_same(saved: dict[str, Any], now: dict[str, Any], path: str | Path) -> None:
+    """Raise CheckpointError where the recipe in a checkpoint is not the one of this training."""
+    for key in now:
+        if saved.get(key) != now[key]:
+            was, is_now = saved.get(key), now[key]
+            if isinstance(is_now, dict) and isinstance(was, dict):  # name one differing entry
+                name = next(n for n in {**was, **is_now} if was.get(n) != is_now.get(n))
+                key, was, is_now = f"{key}[{name}]", was.get(name), is_now.get(name)
+            raise CheckpointError(
+                f"{path} comes from another training: {key} was {was}, now {is_now}. "
+                "Give this training another checkpoint file, or move that one away."
+            )
+
+
+def warn_if_not_exact(saved_threads: int) -> None:
+    """Say so where a resumed run cannot repeat an undisturbed one bit for bit."""
+    if saved_threads != torch.get_num_threads():
+        warnings.warn(
+            f"resuming with {torch.get_num_threads()} threads what began with {saved_threads}: "
+            "sums round differently, so the weights will not be the same to the last bit",
+            stacklevel=3,
+        )
