@@ -1,4 +1,4 @@
-"""`make bench`: run every comparison in this folder, print one table, write results/benchmarks.json.
+"""`make bench`: run every comparison in this folder, print a table, write results/benchmarks.json.
 
 A benchmark is a file beside this one with `measure() -> dict | list[dict]`. Each dict is one
 comparison: `name`, `ratio` (how many times better than what it is compared with), and whatever

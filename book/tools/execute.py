@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -64,10 +65,10 @@ def outputs_text(notebook: dict) -> str:
     return "\n".join(parts)
 
 
-def is_fresh(path: Path, budget: str, record_only: bool = False, root: Path = ROOT) -> bool:
+def is_fresh(path: Path, budget: str, record_only: bool = False) -> bool:
     """Whether the outputs stored in a chapter and its record for `budget` fit the code of today."""
-    notebook, result = read(path), root / "results" / f"{path.stem}.{budget}.json"
-    now = digest(notebook, root)
+    notebook, result = read(path), ROOT / "results" / f"{path.stem}.{budget}.json"
+    now = digest(notebook, ROOT)
     stored = notebook["metadata"].get("cifar", {})
     shown = record_only or (stored.get("digest"), stored.get("budget")) == (now, budget)
     return shown and result.exists() and read(result).get("digest") == now
@@ -82,6 +83,8 @@ def execute(
     """
     notebook = nbformat.read(path, as_version=4)
     metadata = read(path)["metadata"]  # the kernel's version stays out of it
+    # One whole run, from the start: no checkpoint of an earlier one.
+    shutil.rmtree(ROOT / "runs" / path.stem / budget, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "record.json"
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -108,10 +111,11 @@ def execute(
         raise Refused(f"its outputs hold paths of this machine: {', '.join(paths)}")
     if (record.get("dataset") or {}).get("stand_in") and not allow_stand_in:
         raise Refused("it ran on the stand-in, not on CIFAR (--allow-stand-in stores it anyway)")
-    now = digest(notebook)
+    now = digest(notebook, ROOT)
     made = {key: record.get(key) for key in ("device", "date")}
     metadata["cifar"] = {"digest": now, "budget": budget} | made
     notebook.metadata = nbformat.from_dict(metadata)
+    record = {"dataset": None} | record
     record |= {"chapter": path.stem, "budget": budget, "seconds": round(seconds, 1), "digest": now}
     return notebook, record
 

@@ -24,7 +24,7 @@ def code_of(notebook: dict) -> list[str]:
 
 
 def plain(node: object) -> object:
-    """A syntax tree as nested lists, without docstrings and without what varies by Python version."""
+    """A syntax tree as nested lists, without docstrings and what differs between Pythons."""
     if isinstance(node, list):
         return [plain(item) for item in node]
     if not isinstance(node, ast.AST):

@@ -1,9 +1,9 @@
 """What pages say about runs, written from results/ and never by hand.
 
-The line under each chapter's opening paragraph; the table of contents in README.md; the table of
-studies in studies/README.md. Each stands between two HTML comments.
+The line under each chapter's opening paragraph; the table of contents in README.md and in the
+preface; the table of studies in studies/README.md. Each stands between two HTML comments.
 
-python book/tools/opening.py             write all three
+python book/tools/opening.py             write them all
 python book/tools/opening.py --check     change nothing; exit 1 and name what is out of step
 """
 
@@ -35,9 +35,8 @@ def percent(record: dict) -> str:
 
 
 def where(record: dict) -> str:
-    threads = f", {record['threads']} threads" if record.get("device") == "cpu" else ""
     stand_in = " on the stand-in" if (record.get("dataset") or {}).get("stand_in") else ""
-    return f"`{record['budget']}` on {record['device']}{threads}{stand_in}"
+    return f"`{record['budget']}` on {record['device']}{stand_in}"
 
 
 def line(found: list[dict]) -> str:
@@ -70,14 +69,14 @@ def promise(notebook: dict) -> str:
     return re.split(r"(?<=[.!?]) ", text)[0]
 
 
-def contents(root: Path = ROOT) -> str:
-    """The README's table: chapters, what they give, minutes and accuracy as measured."""
+def contents(root: Path = ROOT, up: str = "") -> str:
+    """The table of chapters: what they give, minutes and accuracy as measured. `up` leads to root."""
     rows = ["| chapter | what you get | minutes | test accuracy |", "|---|---|---|---|"]
     for path in notebooks(root):
         notebook, found = read(path), records(path.stem, root)
         minutes = "<br>".join(f"`{r['budget']}` {duration(r['seconds'])}" for r in found)
         accuracy = "<br>".join(f"`{r['budget']}` {percent(r)}" for r in found if percent(r))
-        link = f"[{path.stem[:2]} {title(notebook)}](notebooks/{path.name})"
+        link = f"[{path.stem[:2]} {title(notebook)}]({up}notebooks/{path.name})"
         rows.append(f"| {link} | {promise(notebook)} | {minutes} | {accuracy} |")
     return "\n\n" + "\n".join(rows) + "\n\n"
 
@@ -100,6 +99,7 @@ def expected(root: Path = ROOT) -> dict[Path, str]:
     files = {p: dump(opened(read(p), records(p.stem, root))) for p in notebooks(root)}
     for path, name, made in (
         (root / "README.md", "contents", contents(root)),
+        (root / "book" / "preface.md", "contents", contents(root, "../")),
         (root / "studies" / "README.md", "studies", studies(root)),
     ):
         if path.exists():

@@ -1,0 +1,312 @@
+"""Outputs, records and verdicts: nothing a page shows may be older or better than its run."""
+
+import copy
+import json
+import math
+
+import pytest
+
+import execute
+import freshness
+import house
+
+ROOT = house.ROOT
+CHAPTERS = house.notebooks()
+RESULTS = sorted((ROOT / "results").glob("*.json"))
+RECORDS = [path for path in RESULTS if path.name != "benchmarks.json"]
+STUDIES = sorted((ROOT / "results" / "studies").glob("*.jsonl"))
+each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+each_record = pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+each_study = pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+
+
+def notebook(*cells: str, **metadata) -> dict:
+    """A small notebook as it looks after a run."""
+    made = [
+        {"cell_type": "code", "metadata": {}, "source": s, "execution_count": n + 1, "outputs": []}
+        for n, s in enumerate(cells)
+    ]
+    return {"cells": made, "metadata": metadata}
+
+
+# --- Outputs ------------------------------------------------------------------------------------
+
+
+def unsound(notebook: dict) -> list[str]:
+    """Code cells that never ran, ran out of order, or show an error or a warning."""
+    found, last = [], 0
+    for cell in (c for c in notebook["cells"] if c["cell_type"] == "code"):
+        text = house.source(cell)
+        count = cell["execution_count"]
+        if not text.strip():
+            found.append("an empty cell")
+        elif count is None or count <= last:
+            found.append(f"not run, or not in order: {text}")
+        last = count or last
+        for output in cell["outputs"]:
+            if output["output_type"] == "error" or output.get("name") == "stderr":
+                found.append(f"shows an error or a warning: {text}")
+    return found
+
+
+@each_chapter
+def test_every_cell_ran_in_order_without_error(path):
+    assert not unsound(house.read(path))
+
+
+def test_unsound_outputs_are_seen():
+    good = notebook("x = 1", "x")
+    assert not unsound(good)
+    for change in (
+        {"execution_count": None},
+        {"source": " "},
+        {"outputs": [{"output_type": "error", "traceback": []}]},
+        {"outputs": [{"output_type": "stream", "name": "stderr", "text": "Warning"}]},
+    ):
+        bad = copy.deepcopy(good)
+        bad["cells"][1] |= change
+        assert unsound(bad)
+
+
+@each_chapter
+def test_outputs_are_as_new_as_their_code(path):
+    found = house.read(path)
+    stored = found["metadata"].get("cifar")
+    assert stored, f"{path.stem} never ran: make run CHAPTERS={path.stem[:2]}"
+    assert stored["digest"] == freshness.digest(found), (
+        f"{path.stem} changed since its outputs were made: make run CHAPTERS={path.stem[:2]}"
+    )
+    assert (ROOT / "results" / f"{path.stem}.{stored['budget']}.json").exists()
+    assert stored["budget"] != "smoke"
+
+
+@pytest.fixture
+def house_of_one(tmp_path):
+    """A small repository: one package of three modules, one study."""
+    for name, text in {
+        "cifar_utils/__init__.py": '"""A."""\n',
+        "cifar_utils/data.py": "def load():\n    '''Load.'''\n    return 1  # one\n",
+        "cifar_utils/runs.py": "from . import data\n",
+        "cifar_utils/plots.py": "x = 1\n",
+        "studies/depth.py": "rows = [1]\n",
+        "results/studies/depth.jsonl": '{"row": 1}\n',
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+LESSON = (
+    "from cifar_utils import runs",
+    "rows = runs.study('depth')  # all\nx = f'{rows}: {1:.2f}'",
+)
+    "from cifar_utils import runs",
+    "rows = runs.study('depth')  # all\nx = f'{rows}: {1:.2f}'",
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("cifar_utils/data.py", "def load():\n    return 2\n"),
+        ("cifar_utils/runs.py", "from . import data, plots\n"),
+        ("cifar_utils/__init__.py", "y = 1\n"),
+        ("studies/depth.py", "rows = [2]\n"),
+        ("results/studies/depth.jsonl", '{"row": 1}\n{"row": 2}\n'),
+    ],
+)
+def test_what_a_page_depends_on_makes_it_old(house_of_one, name, text):
+    before = freshness.digest(notebook(*LESSON), house_of_one)
+    (house_of_one / name).write_text(text, encoding="utf-8")
+    assert freshness.digest(notebook(*LESSON), house_of_one) != before
+
+
+def test_code_makes_a_page_old_but_prose_does_not(house_of_one):
+    before = freshness.digest(notebook(*LESSON), house_of_one)
+    assert freshness.digest(notebook(LESSON[0], LESSON[1] + "\nx"), house_of_one) != before
+    (house_of_one / "cifar_utils/data.py").write_text(
+        'def load():\n    """Load it all."""\n    # so\n    return (1)\n', encoding="utf-8"
+    )
+    (house_of_one / "cifar_utils/plots.py").write_text("x = 2\n", encoding="utf-8")
+    said = notebook(*LESSON)
+    said["cells"][1]["source"] = "# Why\n" + LESSON[1].replace("  # all", "")
+    said["cells"].append({"cell_type": "markdown", "metadata": {}, "source": "New words."})
+    assert freshness.digest(said, house_of_one) == before
+
+
+def test_the_digest_is_the_same_on_every_python(house_of_one):
+    known = "edfc02684c10dc445b6032588379ee5bb775b23cf568e0311631dc584fc674cb"
+    assert freshness.digest(notebook(*LESSON), house_of_one) == known
+
+
+# --- Paths of a machine -------------------------------------------------------------------------
+
+
+@each_chapter
+def test_outputs_hold_no_absolute_path(path):
+    assert not execute.machine_paths(execute.outputs_text(house.read(path)))
+
+
+@pytest.mark.parametrize("path", [*RESULTS, *STUDIES], ids=lambda path: path.name)
+def test_results_hold_no_absolute_path(path):
+    assert not execute.machine_paths(path.read_text(encoding="utf-8").replace("\\\\", "\\"))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        f"saved to {ROOT}",
+        "read /home/ada/data/cifar",
+        "File '/root/x.py'",
+        '"/Users/ada/x"',
+        "C:\\Users\\ada",
+        "UserWarning in /tmp/ipykernel_7/12.py:3",
+    ],
+)
+def test_an_absolute_path_is_seen(bad):
+    output = {"output_type": "stream", "name": "stdout", "text": [bad]}
+    shown = notebook("f()")
+    shown["cells"][0]["outputs"] = [output]
+    assert execute.machine_paths(execute.outputs_text(shown))
+
+
+@pytest.mark.parametrize(
+    "good", ["1/2 and 3/4", "runs/04/best.pt", "https://a.org/b/c", "images/s", "<b>x</b></td>"]
+)
+def test_other_slashes_pass(good):
+    assert not execute.machine_paths(good)
+
+
+# --- Records and claims -------------------------------------------------------------------------
+
+FIELDS = ("chapter", "budget", "dataset", "seed", "device", "threads", "precision", "versions",
+    "date", "seconds", "peak_memory_bytes", "metrics", "history", "claims", "digest")
+
+
+def incomplete(record: dict) -> list[str]:
+    """Fields that a record lacks, and metrics that are no fractions of one."""
+    found = [name for name in FIELDS if name not in record]
+    if dataset := record.get("dataset"):
+        found += [n for n in ("name", "source", "stand_in", "split", "digest") if n not in dataset]
+    accuracies = {k: v for k, v in record.get("metrics", {}).items() if k.endswith("accuracy")}
+    return found + [
+        k for k, v in accuracies.items() if isinstance(v, int | float) and not 0 <= v <= 1
+    ]
+
+
+def broken_claims(record: dict) -> list[str]:
+    """Claims of a record that its own numbers do not bear out: `a` must exceed `b` + `margin`."""
+    found = []
+    for claim in record.get("claims", []):
+        a, b, margin = (float(claim[key]) for key in ("a", "b", "margin"))
+        if not (math.isfinite(a) and math.isfinite(b) and a > b + margin):
+            found.append(f"{claim['text']}: {a} > {b} + {margin}")
+    return found
+
+
+@each_record
+def test_a_record_is_complete_and_as_new_as_its_code(path):
+    record = house.read(path)
+    assert not incomplete(record)
+    assert path.stem == f"{record['chapter']}.{record['budget']}"
+    found = house.read(ROOT / "notebooks" / f"{record['chapter']}.ipynb")
+    assert record["digest"] == freshness.digest(found), (
+        f"older than its code: make run CHAPTERS={path.stem[:2]} BUDGET={record['budget']}"
+    )
+
+
+@each_record
+def test_a_record_comes_from_real_images(path):
+    assert not (house.read(path)["dataset"] or {}).get("stand_in")
+
+
+@each_record
+def test_every_claim_holds(path):
+    assert not broken_claims(house.read(path))
+
+
+@pytest.mark.parametrize(
+    "bad", [(0.5, 0.6, 0.0), (0.6, 0.5, 0.2), (0.5, 0.5, 0.0), (float("nan"), 0.1, 0.0)]
+)
+def test_a_broken_claim_is_seen(bad):
+    claim = dict(zip(("a", "b", "margin"), bad, strict=True), text="more is more")
+    assert broken_claims({"claims": [claim]})
+    assert not broken_claims({"claims": [claim | {"a": 0.9, "b": 0.1, "margin": 0.1}]})
+
+
+def test_an_incomplete_record_is_seen():
+    whole = dict.fromkeys(FIELDS) | {"metrics": {"test_accuracy": 0.9}}
+    assert not incomplete(whole)
+    assert incomplete(whole | {"metrics": {"test_accuracy": 90.2}})
+    assert incomplete({k: v for k, v in whole.items() if k != "date"})
+    assert incomplete(whole | {"dataset": {"name": "cifar10"}})
+
+
+@each_study
+def test_a_study_holds_whole_rows_and_stands_in_the_list(path):
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert rows and all({"seed", "seconds"} <= set(row) for row in rows)
+    assert (ROOT / "studies" / f"{path.stem}.py").exists()
+    assert f"`{path.stem}`" in (ROOT / "studies" / "README.md").read_text(encoding="utf-8")
+
+
+# --- Executing ----------------------------------------------------------------------------------
+
+SMALL = """import json, os
+record = {"dataset": {"stand_in": STAND_IN}, "metrics": {}, "device": "cpu", "date": "2026-01-01"}
+with open(os.environ["CIFAR_RECORD"], "w") as file:
+    json.dump(record, file)
+print(os.environ["CIFAR_BUDGET"])"""
+
+
+@pytest.fixture
+def small_house(tmp_path, monkeypatch):
+    """A repository whose only chapter takes a moment; the executor and its tools look there."""
+    monkeypatch.setattr(execute, "ROOT", tmp_path)
+    monkeypatch.setattr(execute.opening, "write_all", lambda: None)
+    path = tmp_path / "notebooks" / "00_small.ipynb"
+    monkeypatch.setattr(execute, "notebooks", lambda: [path])
+
+    def put(code: str, stand_in: bool = False) -> None:
+        cells = [{"cell_type": "markdown", "metadata": {}, "source": "# Small", "id": "a"}]
+        text = SMALL.replace("STAND_IN", str(stand_in)) + "\n" + code
+        cells.append(notebook(text)["cells"][0] | {"id": "b", "execution_count": None})
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+        whole = {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+        house.write(path, house.dump(whole))
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr("sys.argv", ["execute.py", "--budget", "laptop", *arguments])
+        return execute.main()
+
+    return path, put, run
+
+
+def test_a_chapter_is_run_stored_and_then_left_alone(small_house, capsys):
+    path, put, run = small_house
+    put("")
+    assert run("00") == 0
+    found = house.read(path)
+    record = house.read(path.parents[1] / "results" / "00_small.laptop.json")
+    assert not unsound(found) and found["cells"][1]["outputs"][0]["text"] == ["laptop\n"]
+    assert record["digest"] == found["metadata"]["cifar"]["digest"] == freshness.digest(found)
+    assert record["chapter"] == "00_small" and record["seconds"] > 0
+    assert "language_info" not in found["metadata"]
+    stored = path.read_text("utf-8")
+    assert stored == house.dump(found), "laid out as the other tools lay it out"
+    assert run() == 0 and "skipped" in capsys.readouterr().out
+    assert path.read_text("utf-8") == stored
+
+
+@pytest.mark.parametrize(
+    ("code", "stand_in"), [("1 / 0", False), ("print('/home/ada/data')", False), ("", True)]
+)
+def test_a_failed_chapter_keeps_what_it_had(small_house, code, stand_in):
+    path, put, run = small_house
+    put(code, stand_in)
+    before = path.read_text("utf-8")
+    assert run() == 1
+    assert path.read_text("utf-8") == before
+    assert not (path.parents[1] / "results").exists()
+    if stand_in:
+        assert run("--allow-stand-in") == 0
