@@ -70,7 +70,7 @@ def promise(notebook: dict) -> str:
 
 
 def contents(root: Path = ROOT, up: str = "") -> str:
-    """The table of chapters: what they give, minutes and accuracy as measured. `up` leads to root."""
+    """The table: chapters, what they give, minutes and accuracy as measured; `up` leads to root."""
     rows = ["| chapter | what you get | minutes | test accuracy |", "|---|---|---|---|"]
     for path in notebooks(root):
         notebook, found = read(path), records(path.stem, root)
