@@ -16,7 +16,7 @@ import numpy as np
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # images, labels, coarse labels
 
-CHUNK = 500  # pictures drawn at once; part of what defines the bytes
+CHUNK = 250  # pictures drawn at once; part of what defines the bytes
 
 
 def _sine_table() -> np.ndarray:
@@ -35,7 +35,7 @@ SHAPES = {
     "triangle": lambda u, v: (v < 40) & (7 * abs(u) - 4 * v < 4 * 64),
     "cross": lambda u, v: (np.minimum(abs(u), abs(v)) < 22) & (np.maximum(abs(u), abs(v)) < 64),
     "ring": lambda u, v: abs(u * u + v * v - 53 * 53) < 37 * 37,
-    "bar": lambda u, v: (abs(u) < 24) & (abs(v) < 72),
+    "bar": lambda u, v: (abs(u) < 26) & (abs(v) < 72),
     "frame": lambda u, v: abs(np.maximum(abs(u), abs(v)) - 46) < 14,
     "half": lambda u, v: (u * u + v * v < 72 * 72) & (v > -12),
     "crescent": lambda u, v: (u * u + v * v < 66 * 66) & ((u - 30) ** 2 + v * v > 54 * 54),
@@ -48,17 +48,17 @@ SHAPES = {
     "pacman": lambda u, v: (u * u + v * v < 66 * 66) & (abs(v) > u),
     "staple": lambda u, v: (np.maximum(abs(u), abs(v)) < 58) & ((abs(u) > 24) | (v > 24)),
     "dots": lambda u, v: (abs(u) - 36) ** 2 + (abs(v) - 36) ** 2 < 27 * 27,
-    "star": lambda u, v: abs(u * v) < 12 * 12 + 0 * u,
+    "star": lambda u, v: (abs(u * v) < 18 * 18) & (u * u + v * v < 76 * 76),
     "egg": lambda u, v: u * u * 5 + v * v * 2 < 2 * 74 * 74,
 }
 
-# A texture says which of the shape's two colors a pixel has; `step` is the width of a stripe.
+# A texture says for (u, v), now in stripes' widths, which of the shape's two colors a pixel has.
 TEXTURES = {
-    "stripes": lambda u, v, step: (u // step) & 1,
-    "checks": lambda u, v, step: (u // step + v // step) & 1,
-    "rings": lambda u, v, step: (np.maximum(abs(u), abs(v)) // step) & 1,
-    "spots": lambda u, v, step: (u // step) & (v // step) & 1,
-    "plain": lambda u, v, step: 0 * u,
+    "stripes": lambda u, v: u & 1,
+    "checks": lambda u, v: (u + v) & 1,
+    "rings": lambda u, v: np.maximum(u ^ (u >> 31), v ^ (v >> 31)) & 1,
+    "spots": lambda u, v: u & v & 1,
+    "plain": lambda u, v: 0 * u,
 }
 
 SHAPES_OF = {10: tuple(SHAPES)[:5], 100: tuple(SHAPES)}
@@ -66,7 +66,7 @@ TEXTURES_OF = {10: tuple(TEXTURES)[:2], 100: tuple(TEXTURES)}
 
 
 def class_names(classes: int) -> tuple[str, ...]:
-    """"disc-stripes" and so on: shape by shape, its textures together."""
+    """ "disc-stripes" and so on: shape by shape, its textures together."""
     return tuple(f"{s}-{t}" for s in SHAPES_OF[classes] for t in TEXTURES_OF[classes])
 
 
@@ -75,50 +75,58 @@ def superclass_names(classes: int) -> tuple[str, ...] | None:
     return SHAPES_OF[classes] if classes == 100 else None
 
 
-def _draw(label: np.ndarray, classes: int, seed: list[int]) -> np.ndarray:
-    """Pictures `(n, 3, 32, 32) uint8` of the classes in `label`."""
-    n = len(label)
+def _draw(labels: np.ndarray, classes: int, seed: list[int]) -> np.ndarray:
+    """Pictures `(n, 3, 32, 32) uint8` of the classes in `labels`."""
+    n = len(labels)
     bits = np.random.PCG64(seed)
-    fields = bits.random_raw(n * 8).view(np.uint8).reshape(64, n, 1, 1).astype(np.int32)
-    draws = iter(fields)  # 64 draws of 0..255 a picture
+    # 64 draws of 0..255 a picture. "<u8": the order of bytes, too, is the same on every machine.
+    drawn = bits.random_raw(n * 8).astype("<u8").view(np.uint8).reshape(64, n, 1, 1)
+    draws = iter(drawn.astype(np.int32))
 
     def between(low: int, high: int) -> np.ndarray:
+        """A number from low up to, not including, high for each picture: `(n, 1, 1)`."""
         return low + (next(draws) * (high - low) >> 8)
 
+    # Every pixel seen from the shape, in 1/64 of its radius: u to its right, v down.
     y, x = np.mgrid[0:32, 0:32].astype(np.int32)
-    radius = between(9 * 64, 14 * 64)  # in 1/64 of a pixel
-    middle_x, middle_y = between(11 * 64, 21 * 64), between(11 * 64, 21 * 64)
-    angle = next(draws)
-    cosine, sine = SINE[(angle + 64) & 255], SINE[angle]
-    dx, dy = x * 64 + 32 - middle_x, y * 64 + 32 - middle_y
-    u = (dx * cosine + dy * sine) // (16 * radius)  # 1/64 of the radius
-    v = (dy * cosine - dx * sine) // (16 * radius)
-    step = between(17, 25)
-    phase_u, phase_v = next(draws), next(draws)
+    radius, angle = between(9 * 64, 14 * 64), next(draws)  # 1/64 pixel, 1/256 turn
+    dx = x * 64 + 32 - between(12 * 64, 20 * 64)
+    dy = y * 64 + 32 - between(12 * 64, 20 * 64)
+    cosine, sine, zoom = SINE[(angle + 64) & 255], SINE[angle], (64 << 12) // radius
+    u = ((dx * cosine + dy * sine) >> 10) * zoom >> 12
+    v = ((dy * cosine - dx * sine) >> 10) * zoom >> 12
 
-    inside = np.empty((n, 32, 32), dtype=bool)
-    weave = np.empty((n, 32, 32), dtype=np.int32)
     shapes, textures = SHAPES_OF[classes], TEXTURES_OF[classes]
+    inside, light = np.empty((2, n, 32, 32), dtype=bool)
+    per_stripe, shift_u, shift_v = (1 << 12) // between(19, 27), next(draws), next(draws)
     for number, shape in enumerate(shapes):
-        mine = label // len(textures) == number
+        mine = labels // len(textures) == number
         inside[mine] = SHAPES[shape](u[mine], v[mine])
     for number, texture in enumerate(textures):
-        mine = label % len(textures) == number
-        shift = (0, 0) if texture == "rings" else (phase_u[mine], phase_v[mine])
-        weave[mine] = TEXTURES[texture](u[mine] + shift[0], v[mine] + shift[1], step[mine])
+        mine = labels % len(textures) == number
+        shift = (0, 0) if texture == "rings" else (shift_u[mine], shift_v[mine])
+        light[mine] = TEXTURES[texture](
+            (u[mine] + shift[0]) * per_stripe[mine] >> 12,
+            (v[mine] + shift[1]) * per_stripe[mine] >> 12,
+        )
 
-    image = np.empty((n, 3, 32, 32), dtype=np.uint8)
-    noise = bits.random_raw(n * 3 * 32 * 32 // 8).view(np.uint8).reshape(n, 3, 32, 32)
-    amplitude = between(30, 90)
-    slope_x, slope_y = between(-3, 4), between(-3, 4)
+    # A band of one color hides some of the rest: noise that is not independent from pixel to pixel.
+    angle, place, width = next(draws), between(-14, 15), between(0, 3)
+    across = (x - 16) * SINE[(angle + 64) & 255] + (y - 16) * SINE[angle] >> 10
+    band = abs(across - place) < width
+
+    noise = bits.random_raw(n * 384).astype("<u8").view(np.uint8).reshape(n, 3, 32, 32)
+    loudness, slope_x, slope_y = between(32, 92), between(-3, 4), between(-3, 4)
+    slope = slope_x * (x - 16) + slope_y * (y - 16)
+    images = np.empty((n, 3, 32, 32), dtype=np.uint8)
     for channel in range(3):
-        back = between(40, 216) + slope_x * (x - 16) + slope_y * (y - 16)
-        front = between(0, 256)
-        other = front + between(40, 90) * (1 - 2 * (next(draws) & 1))
-        value = np.where(inside, np.where(weave, front, other), back)
-        value += (noise[:, channel].astype(np.int32) - 128) * amplitude >> 8
-        image[:, channel] = value.clip(0, 255)
-    return image
+        behind, front = between(10, 180), between(80, 250)
+        other = front + between(28, 88) * (1 - 2 * (next(draws) & 1))
+        value = np.where(inside, np.where(light, front, other), behind + slope)
+        value = np.where(band, next(draws), value)
+        value += (noise[:, channel].astype(np.int32) - 128) * loudness >> 8
+        images[:, channel] = value.clip(0, 255)
+    return images
 
 
 def _split(n: int, classes: int, seed: int, part: int) -> Arrays:
