@@ -100,9 +100,6 @@ LESSON = (
     "from cifar_utils import runs",
     "rows = runs.study('depth')  # all\nx = f'{rows}: {1:.2f}'",
 )
-    "from cifar_utils import runs",
-    "rows = runs.study('depth')  # all\nx = f'{rows}: {1:.2f}'",
-)
 
 
 @pytest.mark.parametrize(
@@ -179,8 +176,23 @@ def test_other_slashes_pass(good):
 
 # --- Records and claims -------------------------------------------------------------------------
 
-FIELDS = ("chapter", "budget", "dataset", "seed", "device", "threads", "precision", "versions",
-    "date", "seconds", "peak_memory_bytes", "metrics", "history", "claims", "digest")
+FIELDS = (
+    "chapter",
+    "budget",
+    "dataset",
+    "seed",
+    "device",
+    "threads",
+    "precision",
+    "versions",
+    "date",
+    "seconds",
+    "peak_memory_bytes",
+    "metrics",
+    "history",
+    "claims",
+    "digest",
+)
 
 
 def incomplete(record: dict) -> list[str]:
@@ -289,7 +301,8 @@ def test_a_chapter_is_run_stored_and_then_left_alone(small_house, capsys):
     found = house.read(path)
     record = house.read(path.parents[1] / "results" / "00_small.laptop.json")
     assert not unsound(found) and found["cells"][1]["outputs"][0]["text"] == ["laptop\n"]
-    assert record["digest"] == found["metadata"]["cifar"]["digest"] == freshness.digest(found)
+    digest = freshness.digest(found, execute.ROOT)
+    assert record["digest"] == found["metadata"]["cifar"]["digest"] == digest
     assert record["chapter"] == "00_small" and record["seconds"] > 0
     assert "language_info" not in found["metadata"]
     stored = path.read_text("utf-8")
@@ -299,7 +312,8 @@ def test_a_chapter_is_run_stored_and_then_left_alone(small_house, capsys):
 
 
 @pytest.mark.parametrize(
-    ("code", "stand_in"), [("1 / 0", False), ("print('/home/ada/data')", False), ("", True)]
+    ("code", "stand_in"),
+    [("1 / 0", False), ("print('/home/ada/data')", False), ("", True)],
 )
 def test_a_failed_chapter_keeps_what_it_had(small_house, code, stand_in):
     path, put, run = small_house

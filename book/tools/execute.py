@@ -82,7 +82,7 @@ def execute(
     Raises CellExecutionError or DeadKernelError if it fails, Refused if it may not be stored.
     """
     notebook = nbformat.read(path, as_version=4)
-    metadata = read(path)["metadata"]  # the kernel's version stays out of it
+    before = digest(notebook, ROOT)
     # One whole run, from the start: no checkpoint of an earlier one.
     shutil.rmtree(ROOT / "runs" / path.stem / budget, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -111,13 +111,16 @@ def execute(
         raise Refused(f"its outputs hold paths of this machine: {', '.join(paths)}")
     if (record.get("dataset") or {}).get("stand_in") and not allow_stand_in:
         raise Refused("it ran on the stand-in, not on CIFAR (--allow-stand-in stores it anyway)")
-    now = digest(notebook, ROOT)
+    current = nbformat.read(path, as_version=4)  # its prose may have been edited meanwhile
+    if digest(current, ROOT) != before:
+        raise Refused("its code, or code that it uses, was changed while it ran")
+    ran = {cell.id: cell for cell in notebook.cells if cell.cell_type == "code"}
+    for cell in (c for c in current.cells if c.id in ran):
+        cell.outputs, cell.execution_count = ran[cell.id].outputs, ran[cell.id].execution_count
     made = {key: record.get(key) for key in ("device", "date")}
-    metadata["cifar"] = {"digest": now, "budget": budget} | made
-    notebook.metadata = nbformat.from_dict(metadata)
-    record = {"dataset": None} | record
-    record |= {"chapter": path.stem, "budget": budget, "seconds": round(seconds, 1), "digest": now}
-    return notebook, record
+    current.metadata.cifar = {"digest": before, "budget": budget} | made
+    about = {"chapter": path.stem, "budget": budget, "seconds": round(seconds, 1)}
+    return current, {"dataset": None} | record | about | {"digest": before}
 
 
 def main() -> int:
