@@ -136,7 +136,7 @@ NUMBER = r"(?<![\w.])\d[\d,]*(?:\.\d+)?"
 UNIT = (
     r"(?:%|percent\b|per cent\b|(?:percentage )?points?\b|ms\b|s\b|sec(?:ond)?s?\b|min(?:ute)?s?\b|"
     r"h(?:ou)?rs?\b|(?:img|images?|pictures?|samples?)(?:/s| (?:a|per) second)|"
-    r"[GT]FLOPs?/s|(?:times|x|×) (?:as |faster|slower|better|worse|smaller|larger|more|less))"
+    r"[GT]FLOPs?/s|(?:times|x|×) (?:as fast|faster|slower|better|worse))"
 )
 QUANTITY = r"\b(?:accuracy|loss|error|norm)\b[^.:;!?\n]{0,24}?"
 MEASURED = re.compile(rf"{NUMBER}[ -]?{UNIT}|{QUANTITY}{NUMBER}(?<=\.\d\d)\d*")
