@@ -215,11 +215,12 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 
 def run_study(
     name: str, rows: Sequence[dict[str, Any]], one: Callable[..., dict[str, Any]]
-) -> None:
+) -> list[dict[str, Any]]:
     """Run the rows of a study that are not on record yet, each as `one(run, **row)`.
 
     Each row is a dict of plain values with a "seed"; `one` returns its figures. At budget smoke
     rows go to `runs/studies/` instead of `results/studies/`. May be interrupted at any time.
+    Returns all rows on record.
     """
     run = start(f"study {name}")
     folder = ROOT / ("runs" if run.budget == "smoke" else "results") / "studies"
@@ -236,6 +237,7 @@ def run_study(
         seconds = round(time.perf_counter() - begun, 1)
         done.append(row | stamp | {"seconds": seconds} | figures)
         replace_text(file, "".join(json.dumps(r) + "\n" for r in done))
+    return done
 
 
 def replace_text(file: Path, text: str) -> None:
