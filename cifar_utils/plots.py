@@ -1,4 +1,8 @@
-"""Figures from arrays and from `History`; importing this module sets the book's style."""
+"""Figures from arrays and from `History`; importing this module sets the book's style.
+
+Each function draws a figure of pyplot's, which a notebook shows at the cell's end; `plt.gcf()`
+is it, to change or save.
+"""
 
 from collections.abc import Sequence
 
@@ -44,12 +48,15 @@ def image_grid(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     scale: float = 0.9,
-) -> Figure:
+) -> None:
     """Pictures side by side: (N, 3, H, W), uint8 in 0..255 or float in 0..1.
 
     With `mean` and `std` (of each channel, for floats in 0..1) the pictures are taken as
     normalized, and shown as they were before. `scale` is the width of one picture in inches.
+    Raises ValueError for too few titles.
     """
+    if titles is not None and len(titles) < len(images):
+        raise ValueError(f"{len(images)} pictures, but {len(titles)} titles")
     if mean is not None:
         shape = (1, 3, 1, 1)
         images = images.float().cpu() * torch.tensor(std).view(shape)
@@ -69,14 +76,13 @@ def image_grid(
             ax.set_title(titles[i], fontsize=8, loc="center", pad=2)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize="large")
-    return figure
 
 
 def curves(
     histories: History | dict[str, History],
     quantities: Sequence[str] = ("loss", "accuracy", "lr"),
     title: str | None = None,
-) -> Figure:
+) -> None:
     """One panel a quantity over epochs: training dashed, validation solid, one color a history."""
     if isinstance(histories, History):
         histories = {"": histories}
@@ -101,7 +107,6 @@ def curves(
         ax.legend(fontsize=8)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize="large")
-    return figure
 
 
 def bars(
@@ -112,7 +117,7 @@ def bars(
     xlabel: str | None = None,
     reference: float | None = None,
     style: str = "{:.3g}",
-) -> Figure:
+) -> None:
     """Horizontal bars from the top down, each with its value at the end.
 
     `errors` are half-widths of an interval; `reference` draws a dashed line to beat; `style`
@@ -128,4 +133,3 @@ def bars(
         ax.axvline(reference, color="0.4", linestyle="--", linewidth=1)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize="large")
-    return figure
