@@ -8,18 +8,15 @@ draw for every picture. Pictures are `(N, 3, 32, 32) uint8` until the moment the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torchvision
 from torch import Tensor
 
-from cifar_utils import sources
-from cifar_utils.sources import DataError
-
-__all__ = ["DataError", "Split", "Dataset", "load", "hold_out", "channel_stats", "BatchLoader"]
-__all__ += ["torchvision_dataset", "random_crop", "random_flip", "cutout", "normalize"]
+from cifar_utils import proofs, sources
+from cifar_utils.formats import DataError as DataError  # what `load` raises
 
 # Mean and standard deviation of each channel over all pixels of the training set, in 0..1.
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -52,8 +49,8 @@ class Dataset:
     """A training and a test split, and where they come from.
 
     source: for people, never an absolute path. split: "official", "re-split" (the pictures are
-    CIFAR's, the division into training and test is not the official one), "unverified" (neither
-    is known) or "stand-in". digest: SHA-256 of the content; the order of pictures does not matter.
+    CIFAR's, their division into training and test is not), "unverified" (counts and colors are
+    CIFAR's, no more is known) or "stand-in". digest: SHA-256 of the content, whatever its order.
     """
 
     name: str
@@ -80,20 +77,13 @@ def load(name: str, folder=None, *, stand_in: tuple[int, int] | None = None) -> 
     """
     found = sources.find(name, folder, stand_in)
     train, test = (
-        Split(*(None if array is None else torch.from_numpy(array) for array in arrays))
-        for arrays in (found.train, found.test)
+        Split(*(column if column is None else torch.from_numpy(column) for column in part))
+        for part in (found.train, found.test)
     )
-    return Dataset(
-        name,
-        found.source,
-        found.split == "stand-in",
-        found.classes,
-        found.superclasses,
-        found.digest,
-        found.split,
-        train,
-        test,
-    )
+    names = {"classes": found.classes, "superclasses": found.superclasses}
+    origin = {"source": found.source, "split": found.split, "digest": found.digest}
+    drawn = found.split == "stand-in"
+    return Dataset(name=name, stand_in=drawn, train=train, test=test, **names, **origin)
 
 
 def hold_out(train: Split, n: int = 5000, seed: int = 0) -> tuple[Split, Split]:
@@ -103,7 +93,9 @@ def hold_out(train: Split, n: int = 5000, seed: int = 0) -> tuple[Split, Split]:
     the labels only, on every machine and version: it is drawn from raw generator bits.
     """
     if not 0 < n < len(train):
-        raise ValueError(f"n must be between 1 and {len(train) - 1}, the pictures there are; got {n}")
+        raise ValueError(
+            f"n must be between 1 and {len(train) - 1}, the pictures there are; got {n}"
+        )
     labels = train.labels.numpy()
     keys = np.random.PCG64(seed).random_raw(len(labels))
     order = np.lexsort((keys, labels))  # by class, at random within a class
@@ -123,14 +115,8 @@ def channel_stats(images: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
     images: `(N, 3, H, W) uint8`. Returns two `(3,) float32` tensors, in 0..1. Each pixel counts
     once, so this is the data set's deviation, not the mean of the pictures' own deviations.
     """
-    images = torch.as_tensor(images)
-    values = torch.arange(256, dtype=torch.float64) / 255
-    # 256 counts a channel hold all that is needed, and are exact.
-    counts = [torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)]
-    share = torch.stack(counts).double() / (images.numel() // images.shape[1])
-    mean = share @ values
-    std = (share * (values - mean[:, None]) ** 2).sum(1).sqrt()
-    return mean.float(), std.float()
+    mean, std = proofs.channel_stats(np.asarray(images))
+    return torch.tensor(mean).float(), torch.tensor(std).float()
 
 
 def torchvision_dataset(

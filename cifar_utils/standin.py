@@ -121,7 +121,7 @@ def _draw(labels: np.ndarray, classes: int, seed: list[int]) -> np.ndarray:
     images = np.empty((n, 3, 32, 32), dtype=np.uint8)
     for channel in range(3):
         behind, front = between(10, 180), between(80, 250)
-        other = front + between(28, 88) * (1 - 2 * (next(draws) & 1))
+        other = front + between(38, 88) * (1 - 2 * (next(draws) & 1))
         value = np.where(inside, np.where(light, front, other), behind + slope)
         value = np.where(band, next(draws), value)
         value += (noise[:, channel].astype(np.int32) - 128) * loudness >> 8
