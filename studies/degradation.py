@@ -1,6 +1,6 @@
 """Depth with and without shortcuts: plain and residual networks of 20 and 56 layers on CIFAR-10.
 
-Claim (chapter 3): after 500 steps plain-56 has a higher training loss than plain-20 and than
+Claim (chapter 3): after 300 steps plain-56 has a higher training loss than plain-20 and than
 resnet-56, by more than twice the spread over seeds. 4 networks × 3 seeds. Run or resume it with
 `make study NAME=degradation`.
 """
@@ -37,7 +37,7 @@ def gradient_norms(model, images, labels):
 
 def one(run, network, seed):
     """Train one network; training loss (means of 10 steps) and validation accuracy at the end."""
-    steps, n_val = run.pick(smoke=(20, 100), laptop=(500, 5000), gpu=(500, 5000))
+    steps, n_val = run.pick(smoke=(20, 100), laptop=(300, 5000), gpu=(300, 5000))
     train, val = data.hold_out(run.load("cifar10").train, n_val)
     norm = {"mean": data.CIFAR10_MEAN, "std": data.CIFAR10_STD, "device": run.device}
     augment = {"shuffle": True, "drop_last": True, "crop": 4, "flip": True, "seed": seed}
