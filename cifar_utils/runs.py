@@ -192,8 +192,10 @@ def speed(device: torch.device, precision: str, seconds: float = 4.0) -> float:
 def expected_time(chapter: str, budget: str, here: float) -> str:
     """How long the chapter will take here, from its recorded run and both machines' speeds."""
     file = ROOT / "results" / f"{chapter}.{budget}.json"
+    if os.environ.get("CIFAR_RECORD"):
+        return "this run goes on record; yours will say here how long to expect it to take"
     if not file.exists():
-        return "no run of this chapter is on record at this budget"
+        return "no run is on record at this budget"
     recorded = json.loads(file.read_text(encoding="utf-8"))
     minutes = recorded["seconds"] / 60
     guess = max(1, round(minutes * recorded["speed"] / here))
@@ -223,8 +225,7 @@ def run_study(
     Returns all rows on record.
     """
     run = start(f"study {name}")
-    folder = ROOT / ("runs" if run.budget == "smoke" else "results") / "studies"
-    file = folder / f"{name}.jsonl"
+    file = ROOT / ("runs" if run.budget == "smoke" else "results") / f"studies/{name}.jsonl"
     done = read_rows(file) if file.exists() else []
     for i, row in enumerate(rows):
         if any(row.items() <= old.items() for old in done):
@@ -235,7 +236,7 @@ def run_study(
         figures = one(run, **row)
         stamp = environment(run.device) | {"dataset": run.stamp.get("dataset")}
         seconds = round(time.perf_counter() - begun, 1)
-        done.append(row | stamp | {"seconds": seconds} | figures)
+        done.append(stamp | {"seconds": seconds} | figures | row)  # the row says which it is
         replace_text(file, "".join(json.dumps(r) + "\n" for r in done))
     return done
 
@@ -244,5 +245,8 @@ def replace_text(file: Path, text: str) -> None:
     """Write a text file so that it is never seen half-written."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, file)
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
