@@ -6,11 +6,17 @@ They hold tensors and plain values only, so that `torch.load` reads them with `w
 import os
 import pickle
 import warnings
+import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+
+# What every checkpoint holds; with a scheduler, "scheduler" too.
+KEYS = frozenset("model optimizer scaler recipe generators history best precision threads".split())
 
 
 class CheckpointError(RuntimeError):
@@ -24,7 +30,7 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as file:
-            torch.save(state, file)
+            torch.save(_native(state), file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
@@ -32,17 +38,37 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
         part.unlink(missing_ok=True)
 
 
+def _native(value: Any) -> Any:
+    """NumPy's numbers as Python's: a rate from np.interp is one, and `load` would refuse it."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) is dict:
+        return {key: _native(entry) for key, entry in value.items()}
+    return type(value)(map(_native, value)) if type(value) in (list, tuple) else value
+
+
 def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """What `save` wrote. Raises CheckpointError for a file that is not such a checkpoint."""
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    """What `fit` saved. Raises CheckpointError for a file that is not such a checkpoint, whole."""
+    with open(path, "rb") as file:
+        try:
+            if broken := zipfile.ZipFile(file).testzip():  # torch does not look at the checksums
+                raise zipfile.BadZipFile(f"wrong checksum in {broken}")
+            file.seek(0)
+            state = torch.load(file, map_location=device, weights_only=True)
+        except Exception as error:  # what is damaged may fail in any way
+            why = str(error).partition("\n")[0] or type(error).__name__
+            if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to trust it
+                why = "it holds more than tensors and plain values"
+            raise CheckpointError(
+                f"{path} cannot be read as a checkpoint: {why}. "
+                "It is damaged, or not made by this book. Move it away to begin anew."
+            ) from error
+    missing = KEYS - set(state) if isinstance(state, dict) else KEYS
+    if missing:
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint ({str(error).splitlines()[0]}). "
-            "It is damaged, or not made by this book. Move it away to begin anew."
-        ) from error
-    if not isinstance(state, dict) or "model" not in state:
-        raise CheckpointError(f"{path} holds no training state (a dict with a 'model')")
+            f"{path} holds no training state: {', '.join(sorted(missing))} missing. "
+            "Give this training another checkpoint file, or move that one away."
+        )
     return state
 
 
@@ -65,14 +91,31 @@ def set_rng_state(state: dict[str, Any], train: Any) -> None:
         train.generator.set_state(state["train"].cpu())
 
 
-def recipe(model: nn.Module, optimizer: torch.optim.Optimizer, **options: Any) -> dict[str, Any]:
-    """What must be equal for a checkpoint to be continued: shapes, optimizer, options."""
-    groups = [
-        {key: value for key, value in group.items() if isinstance(value, int | float | bool | str)}
-        for group in optimizer.param_groups
-    ]
-    shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
-    return {"shapes": shapes, "optimizer": type(optimizer).__name__, "groups": groups, **options}
+def recipe(
+    model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, loss_fn: Any, **options: Any
+) -> dict[str, Any]:
+    """What must be equal for a checkpoint to be continued: shapes, and every plain setting."""
+    rates = {
+        f"{i}: {name}": value
+        for i, group in enumerate(optimizer.param_groups)
+        for name, value in _plain(group).items()
+    }
+    return {
+        "shapes": {name: list(value.shape) for name, value in model.state_dict().items()},
+        "optimizer": {"type": type(optimizer).__name__, **rates},
+        "scheduler": {
+            "type": type(scheduler).__name__,
+            **_plain(scheduler.state_dict() if scheduler else {}),
+        },
+        "loss": {"type": type(loss_fn).__name__, **_plain(getattr(loss_fn, "__dict__", {}))},
+        "options": options,
+    }
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """The numbers, words and tuples among some settings, and milestones, which are counted."""
+    kinds = int | float | bool | str | tuple | Counter
+    return {name: value for name, value in settings.items() if isinstance(value, kinds)}
 
 
 def require_same(saved: dict[str, Any], now: dict[str, Any], path: str | Path) -> None:

@@ -59,8 +59,8 @@ def image_grid(
         raise ValueError(f"{len(images)} pictures, but {len(titles)} titles")
     if mean is not None:
         shape = (1, 3, 1, 1)
-        images = images.float().cpu() * torch.tensor(std).view(shape)
-        images = images + torch.tensor(mean).view(shape)
+        images = images.float().cpu() * torch.as_tensor(std).view(shape)
+        images = images + torch.as_tensor(mean).view(shape)
     if images.dtype.is_floating_point:
         images = images.detach().cpu().float().clamp(0, 1)
     rows = -(-len(images) // columns)
@@ -97,6 +97,8 @@ def curves(
                 lines["training"] = getattr(history, f"train_{quantity}")
                 lines["validation"] = getattr(history, f"val_{quantity}")
             for part, values in lines.items():
+                if not values:  # trained without a validation set
+                    continue
                 label = " ".join(filter(None, (name, part)))
                 epochs = range(1, len(values) + 1)
                 style = "--" if part == "training" else "-"

@@ -26,6 +26,11 @@ def choose_precision(device: torch.device) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if device.type != "cpu":
         return "fp32"
+    with torch.inference_mode(False), torch.enable_grad():  # whoever asks
+        return _probe_cpu(device)
+
+
+def _probe_cpu(device: torch.device) -> str:
     with torch.random.fork_rng(devices=[]):  # the reader's seed is not ours to spend
         images = torch.randn(64, 64, 16, 16).to(memory_format=torch.channels_last)
         conv = nn.Conv2d(64, 64, 3, padding=1, bias=False).to(memory_format=torch.channels_last)

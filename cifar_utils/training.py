@@ -124,15 +124,23 @@ def fit(
     recipe = checkpoints.recipe(
         model,
         optimizer,
-        scheduler=type(scheduler).__name__,
-        options=[epochs, len(train), step_every, clip_norm, channels_last],
+        scheduler,
+        loss_fn,
+        epochs=epochs,
+        batches=len(train),
+        generator=getattr(train, "generator", None) is not None,
+        step_every=step_every,
+        clip_norm=clip_norm,
+        channels_last=channels_last,
+        keep_best=keep_best,
     )
     history, best, saved = History(), None, None
     if checkpoint and Path(checkpoint).exists():
         saved = checkpoints.load(checkpoint, device)
-        checkpoints.require_same(saved["recipe"], recipe, checkpoint)
         if precision == "auto":  # a probe that goes by time may answer otherwise today
             precision = saved["precision"]
+        was, now = saved["recipe"] | {"precision": saved["precision"]}, recipe
+        checkpoints.require_same(was, now | {"precision": precision}, checkpoint)
     precision = choose_precision(device) if precision == "auto" else precision
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     stateful = {"model": model, "optimizer": optimizer, "scaler": scaler}
