@@ -79,8 +79,7 @@ class Run:
         """
         a, b, margin = float(a), float(b), float(margin)
         evidence = f"{a:.4g} > {b:.4g}" + (f" + {margin:.2g}" if margin else "")
-        stand_in = self.stamp.get("dataset", {}).get("stand_in", False)
-        if stand_in and study is None:
+        if study is None and self.stamp.get("dataset", {}).get("stand_in"):
             print(f"Not judged on stand-in data: {text}.")
             return
         holds = a > b + margin
@@ -221,8 +220,7 @@ def run_study(
     """Run the rows of a study that are not on record yet, each as `one(run, **row)`.
 
     Each row is a dict of plain values with a "seed"; `one` returns its figures. At budget smoke
-    rows go to `runs/studies/` instead of `results/studies/`. May be interrupted at any time.
-    Returns all rows on record.
+    rows go to `runs/studies/`, not `results/`. May be interrupted. Returns all rows on record.
     """
     run = start(f"study {name}")
     file = ROOT / ("runs" if run.budget == "smoke" else "results") / f"studies/{name}.jsonl"
@@ -234,9 +232,9 @@ def run_study(
         seed_everything(row["seed"])
         begun = time.perf_counter()
         figures = one(run, **row)
-        stamp = environment(run.device) | {"dataset": run.stamp.get("dataset")}
-        seconds = round(time.perf_counter() - begun, 1)
-        done.append(stamp | {"seconds": seconds} | figures | row)  # the row says which it is
+        stamp = {"seconds": round(time.perf_counter() - begun, 1)} | environment(run.device)
+        stamp |= {"dataset": run.stamp.get("dataset")}
+        done.append(stamp | figures | row)  # the row says which it is
         replace_text(file, "".join(json.dumps(r) + "\n" for r in done))
     return done
 
