@@ -67,13 +67,11 @@ class Dataset:
 def load(name: str, folder=None, *, stand_in: tuple[int, int] | None = None) -> Dataset:
     """CIFAR-10 ("cifar10") or CIFAR-100 ("cifar100"), from the first place that has it.
 
-    The places: `folder`, else the environment's `CIFAR_DATA`, else `data/` in the repository;
-    then the Hub's parquet mirror; then the official archive; then, with a printed warning, the
-    procedural stand-in. A folder you name is the only place that is looked at.
-    stand_in: `(n_train, n_test)` takes a stand-in of that size and looks nowhere else.
-
-    Raises DataError when files are there but are not the data set, and when a named folder
-    does not hold it.
+    The places: `folder`, else the environment's `CIFAR_DATA`, and nothing else once one is named;
+    `data/` in the repository; the Hub's parquet mirror; the official archive; and at last, with a
+    printed warning, the procedural stand-in. stand_in: `(n_train, n_test)` takes a stand-in of
+    that size and looks nowhere. Raises DataError when a named folder does not hold the data set,
+    or when files are there that are not what they should be.
     """
     found = sources.find(name, folder, stand_in)
     train, test = (
@@ -93,9 +91,7 @@ def hold_out(train: Split, n: int = 5000, seed: int = 0) -> tuple[Split, Split]:
     the labels only, on every machine and version: it is drawn from raw generator bits.
     """
     if not 0 < n < len(train):
-        raise ValueError(
-            f"n must be between 1 and {len(train) - 1}, the pictures there are; got {n}"
-        )
+        raise ValueError(f"n must be between 1 and {len(train) - 1}, got {n}")
     labels = train.labels.numpy()
     keys = np.random.PCG64(seed).random_raw(len(labels))
     order = np.lexsort((keys, labels))  # by class, at random within a class

@@ -9,6 +9,7 @@ the mirror is asked first.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,17 +19,18 @@ from pathlib import Path
 from cifar_utils.catalog import Spec
 from cifar_utils.proofs import file_digest
 
-WINDOW = 30.0  # seconds: as long as this may bring less than the least rate, and no longer
+WINDOW = 30.0  # seconds: how long too little may arrive; twice that at first, for the start-up
 HUB_RATE = 50_000  # bytes a second: the least for which the mirror is worth waiting
 ARCHIVE_RATE = 10_000  # the last resort is given more patience
 
 HUB = """
 import sys
-from huggingface_hub import hf_hub_download
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 repo, revision, folder, *files = sys.argv[1:]
-where = {"repo_type": "dataset", "revision": revision, "local_dir": folder}
+where = {"repo_type": "dataset", "revision": revision}
+get_hf_file_metadata(hf_hub_url(repo, files[0], **where), token=False)  # without network: fail now
 for file in files:
-    hf_hub_download(repo, file, token=False, **where)
+    hf_hub_download(repo, file, local_dir=folder, token=False, **where)
 """
 
 ARCHIVE = """
@@ -45,7 +47,7 @@ class NotHad(Exception):
 
 def from_hub(spec: Spec, data: Path) -> None:
     """Fetch the mirror's parquet shards into `data/<name>/`. Raises NotHad."""
-    staging = data / f".{spec.name}-hub"
+    staging = data / f".{spec.name}-mirror"
     total = sum(size for size, _ in spec.shards.values())
     inner = next(iter(spec.shards)).split("/")[0]
     _run(HUB, [spec.repo, spec.revision, str(staging), *spec.shards], staging, total, HUB_RATE)
@@ -58,7 +60,7 @@ def from_hub(spec: Spec, data: Path) -> None:
 
 def from_archive(spec: Spec, data: Path) -> None:
     """Fetch and extract the official archive into `data/`. Raises NotHad."""
-    kind, staging = spec.official, data / f".{spec.name}-archive"
+    kind, staging = spec.official, data / f".{spec.name}-host"
     _run(ARCHIVE, [kind.url, kind.tgz_md5, str(staging)], staging, 170_000_000, ARCHIVE_RATE)
     _settle(staging, kind.base_folder, data / kind.base_folder)
 
@@ -82,7 +84,9 @@ def _run(code: str, arguments: list[str], staging: Path, total: int, rate: int) 
         staging.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise NotHad(f"data/ cannot be written to: {error}") from error
-    print(f"Fetching {staging.name[1:]}, {total / 1e6:.0f} MB", flush=True)
+    print(
+        f"Fetching {staging.name[1:].replace('-', ' from the ')}, {total / 1e6:.0f} MB", flush=True
+    )
     environment = os.environ | {
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_XET": "1",  # plain HTTP grows a file that can be watched, and resumed
@@ -97,31 +101,33 @@ def _run(code: str, arguments: list[str], staging: Path, total: int, rate: int) 
             env=environment,
         )
         try:
-            had = 0
+            had, patience = 0, 2 * WINDOW
             while True:
                 try:
-                    child.wait(WINDOW)
+                    child.wait(patience)
                     break
                 except subprocess.TimeoutExpired:
                     has = _size(staging)
-                    if has - had < rate * WINDOW:
-                        speed = f"{max(0, has - had) / WINDOW / 1000:.0f} kB/s"
+                    if has - had < rate * patience:
+                        speed = f"{max(0, has - had) / patience / 1000:.0f} kB/s"
                         raise NotHad(f"too slow, {speed}: given up") from None
                     print(f"  {has / 1e6:.0f} of {total / 1e6:.0f} MB", flush=True)
-                    had = has
+                    had, patience = has, WINDOW
         finally:
             child.kill()
             child.wait()
+            if child.returncode and not list(staging.glob("*/*.parquet")):
+                shutil.rmtree(staging, ignore_errors=True)  # no whole shard to go on from
         if child.returncode:
             said.seek(0)
-            lines = said.read().decode(errors="replace").strip().splitlines() or ["no reason given"]
-            raise NotHad(_reason(lines))
+            raise NotHad(_reason(said.read().decode(errors="replace")))
 
 
-def _reason(lines: list[str]) -> str:
-    """The line of a traceback that says what happened."""
-    errors = [line for line in lines if line[:1].isalpha() and ": " in line] or lines
-    return errors[-1][:200]
+def _reason(said: str) -> str:
+    """From a traceback, what happened: the last error's kind and first sentence."""
+    errors = re.findall(r"^[\w.]*?(\w+(?:Error|Exception|Timeout)): *(.*)$", said, re.MULTILINE)
+    kind, text = errors[-1] if errors else ("the download failed", said.strip()[-100:])
+    return f"{kind}: {text.split('. ')[0][:120]}"
 
 
 def _size(folder: Path) -> int:

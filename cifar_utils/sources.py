@@ -41,21 +41,18 @@ def find(name: str, folder=None, stand_in: tuple[int, int] | None = None) -> Fou
             )
         return found
     found = from_folder(DATA, spec)
-    reasons = []
     for place, get in (("Hub mirror", fetch.from_hub), ("official archive", fetch.from_archive)):
         if found is None:
             try:
                 get(spec, DATA)
                 found = from_folder(DATA, spec)
             except fetch.NotHad as error:
-                reasons.append(f"{place}: {error}")
-                print(f"{name}: {reasons[-1]}", flush=True)
+                print(f"  no {name} from the {place}: {error}", flush=True)
     if found is not None:
         return found
     print(
-        f"WARNING: {name} could not be had, so this is the STAND-IN: drawn pictures, not CIFAR.\n"
-        f"  data/: no {name} there\n  " + "\n  ".join(reasons) + "\n"
-        "  What you compute from here on is about the stand-in.",
+        f"WARNING: {name} is not in data/, and could not be fetched (reasons above). What follows "
+        "is computed on the STAND-IN: drawn pictures, not CIFAR.",
         flush=True,
     )
     return draw(spec, *spec.counts)

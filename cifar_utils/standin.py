@@ -117,11 +117,13 @@ def _draw(labels: np.ndarray, classes: int, seed: list[int]) -> np.ndarray:
 
     noise = bits.random_raw(n * 384).astype("<u8").view(np.uint8).reshape(n, 3, 32, 32)
     loudness, slope_x, slope_y = between(32, 92), between(-3, 4), between(-3, 4)
+    fading = between(0, 400)  # in a few pictures the texture can hardly be seen
     slope = slope_x * (x - 16) + slope_y * (y - 16)
     images = np.empty((n, 3, 32, 32), dtype=np.uint8)
     for channel in range(3):
         behind, front = between(10, 180), between(80, 250)
-        other = front + between(38, 88) * (1 - 2 * (next(draws) & 1))
+        contrast = np.minimum(fading, between(60, 100))
+        other = front + contrast * (1 - 2 * (next(draws) & 1))
         value = np.where(inside, np.where(light, front, other), behind + slope)
         value = np.where(band, next(draws), value)
         value += (noise[:, channel].astype(np.int32) - 128) * loudness >> 8
@@ -134,7 +136,8 @@ def _split(n: int, classes: int, seed: int, part: int) -> Arrays:
     labels = (np.arange(n, dtype=np.int64) % classes)[np.argsort(keys, kind="stable")]
     chunks = [(labels[i : i + CHUNK], classes, [seed, part, i]) for i in range(0, n, CHUNK)]
     with ThreadPoolExecutor(2) as pool:
-        images = np.concatenate(list(pool.map(lambda chunk: _draw(*chunk), chunks)))
+        parts = list(pool.map(lambda chunk: _draw(*chunk), chunks))
+    images = np.concatenate([np.empty((0, 3, 32, 32), np.uint8), *parts])
     return images, labels, labels // 5 if classes == 100 else None
 
 
