@@ -98,10 +98,10 @@ SPECS = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 KNOWN_COPIES = {
     "75d751392fa3fc614bb050fc6b715a5807bde7c9d4326a6d4c14018ae23700db": (
         "official",
-        "CIFAR-10 in its official split, 201 of the 60,000 pictures recompressed",
+        "201 of 60,000 pictures recompressed",
     ),
     "5fc350714aa7ecba5aae267483e1ab44e8f7cdd99c45b7c7bdb738a8d7f39833": (
         "re-split",
-        "CIFAR-100's 60,000 pictures, re-split",
+        "re-split",
     ),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ class Dataset:
 
     source: for people, never an absolute path. split: "official", "re-split" (the pictures are
     CIFAR's, their division into training and test is not), "unverified" (counts and colors are
-    CIFAR's, no more is known) or "stand-in". digest: SHA-256 of the content, whatever its order.
+    CIFAR's, no more is known) or "stand-in". digest: SHA-256 of content, whatever its order.
     """
 
     name: str
@@ -64,14 +65,15 @@ class Dataset:
     test: Split
 
 
-def load(name: str, folder=None, *, stand_in: tuple[int, int] | None = None) -> Dataset:
+def load(
+    name: str, folder: str | Path | None = None, *, stand_in: tuple[int, int] | None = None
+) -> Dataset:
     """CIFAR-10 ("cifar10") or CIFAR-100 ("cifar100"), from the first place that has it.
 
     The places: `folder`, else the environment's `CIFAR_DATA`, and nothing else once one is named;
-    `data/` in the repository; the Hub's parquet mirror; the official archive; and at last, with a
-    printed warning, the procedural stand-in. stand_in: `(n_train, n_test)` takes a stand-in of
-    that size and looks nowhere. Raises DataError when a named folder does not hold the data set,
-    or when files are there that are not what they should be.
+    `data/` in the repository; the Hub's parquet mirror; the official archive; at last, with a
+    printed warning, the drawn stand-in. stand_in: `(n_train, n_test)` takes one of that size.
+    Raises DataError if a named folder does not hold the set, or files are not what they should be.
     """
     found = sources.find(name, folder, stand_in)
     train, test = (
@@ -80,8 +82,8 @@ def load(name: str, folder=None, *, stand_in: tuple[int, int] | None = None) -> 
     )
     names = {"classes": found.classes, "superclasses": found.superclasses}
     origin = {"source": found.source, "split": found.split, "digest": found.digest}
-    drawn = found.split == "stand-in"
-    return Dataset(name=name, stand_in=drawn, train=train, test=test, **names, **origin)
+    origin["stand_in"] = found.split == "stand-in"
+    return Dataset(name=name, train=train, test=test, **names, **origin)
 
 
 def hold_out(train: Split, n: int = 5000, seed: int = 0) -> tuple[Split, Split]:
@@ -98,9 +100,8 @@ def hold_out(train: Split, n: int = 5000, seed: int = 0) -> tuple[Split, Split]:
     counts = np.bincount(labels)
     quota, rest = np.divmod(counts * n, len(labels))
     quota[np.argsort(-rest, kind="stable")[: n - quota.sum()]] += 1  # largest remainders
-    starts = np.cumsum(counts) - counts
     held = np.zeros(len(labels), dtype=bool)
-    for start, size in zip(starts, quota, strict=True):
+    for start, size in zip(np.cumsum(counts) - counts, quota, strict=True):
         held[order[start : start + size]] = True
     return train.subset(np.flatnonzero(~held)), train.subset(np.flatnonzero(held))
 
@@ -230,8 +231,7 @@ class BatchLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         n = len(self.labels)
         order = torch.randperm(n, generator=self.generator) if self.shuffle else torch.arange(n)
-        for pick in order.split(self.batch_size)[: len(self)]:
-            pick = pick.to(self.labels.device)
+        for pick in order.to(self.labels.device).split(self.batch_size)[: len(self)]:
             images = self.images[pick]
             if self.crop:
                 images = random_crop(images, self.crop, self.generator, self.padding_mode)

@@ -23,7 +23,9 @@ from cifar_utils.proofs import ADVICE, Found, file_digest
 DATA = Path(__file__).resolve().parents[1] / "data"
 
 
-def find(name: str, folder=None, stand_in: tuple[int, int] | None = None) -> Found:
+def find(
+    name: str, folder: str | Path | None = None, stand_in: tuple[int, int] | None = None
+) -> Found:
     """The data set from the first place that has it; see `cifar_utils.data.load`."""
     if name not in catalog.SPECS:
         raise ValueError(f"there is 'cifar10' and 'cifar100', not {name!r}")
