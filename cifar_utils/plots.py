@@ -71,7 +71,7 @@ def image_grid(
     for ax in axes.flat:
         ax.axis("off")
     for i, (ax, image) in enumerate(zip(axes.flat, images, strict=False)):
-        ax.imshow(image.permute(1, 2, 0).cpu().numpy())
+        ax.imshow(image.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
         if titles is not None:
             ax.set_title(titles[i], fontsize=8, loc="center", pad=2)
     if title:
