@@ -64,7 +64,7 @@ class Run:
         if dataset.stand_in:
             plots.stamp_stand_in()
         sizes = f"{len(dataset.train):,} training and {len(dataset.test):,} test pictures"
-        print(f"{dataset.name} from {dataset.source} ({dataset.split} split): {sizes}")
+        print(f"{dataset.name} from {dataset.source}: {sizes}")
         self._write()
         return dataset
 
