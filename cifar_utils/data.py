@@ -1,8 +1,8 @@
 """CIFAR pictures in memory: loading, splitting, augmenting, batching.
 
 `load` finds a data set (`cifar_utils.sources` says where and how it is checked) and gives two
-`Split`s of uint8 tensors. `BatchLoader` turns a split into normalized batches, with a fresh random
-draw for every picture. Pictures are `(N, 3, 32, 32) uint8` until the moment they are normalized.
+`Split`s; `BatchLoader` makes normalized batches of one, with fresh draws for every picture.
+Pictures are `(N, 3, 32, 32) uint8` until the moment they are normalized.
 """
 
 from __future__ import annotations
@@ -80,10 +80,8 @@ def load(
         Split(*(column if column is None else torch.from_numpy(column) for column in part))
         for part in (found.train, found.test)
     )
-    names = {"classes": found.classes, "superclasses": found.superclasses}
-    origin = {"source": found.source, "split": found.split, "digest": found.digest}
-    origin["stand_in"] = found.split == "stand-in"
-    return Dataset(name=name, train=train, test=test, **names, **origin)
+    rest = {"stand_in": found.split == "stand-in", "train": train, "test": test}
+    return Dataset(name=name, **(vars(found) | rest))
 
 
 def hold_out(train: Split, n: int = 5000, seed: int = 0) -> tuple[Split, Split]:
