@@ -266,15 +266,11 @@ def test_what_is_installed_is_new_enough():
 
 
 def test_every_dependency_is_used():
-    code = [parse(p) for room in ("cifar_utils", "tests") for p in (ROOT / room).glob("*.py")]
-    for path in CHAPTERS:
-        code += [ast.parse(text) for text in freshness.code_of(house.read(path))]
-    used = set()
-    for node in (node for tree in code for node in ast.walk(tree)):
-        if isinstance(node, ast.Import):
-            used |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            used.add(node.module.split(".")[0])
+    files = [p for room in ("cifar_utils", "tests") for p in (ROOT / room).glob("*.py")]
+    texts = [p.read_text(encoding="utf-8") for p in files]
+    texts += [code for path in CHAPTERS for code in freshness.code_of(house.read(path))]
+    # By pattern: some imports stand in code that is handed to another process.
+    used = {name for text in texts for name in re.findall(r"^\s*(?:import|from) (\w+)", text, re.M)}
     names = {IMPORTED_AS.get(normal(r.name), r.name) for r in DECLARED}
     assert not names - used
 
