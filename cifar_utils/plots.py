@@ -125,9 +125,10 @@ def bars(
     `errors` are half-widths of an interval; `reference` draws a dashed line to beat; `style`
     formats the values ("{:.1%}" for fractions).
     """
+    values = [float(value) for value in values]  # of a tensor's too
     figure, ax = plt.subplots(figsize=(6.5, 0.34 * len(names) + 0.9))
-    drawn = ax.barh(list(names), list(values), xerr=errors, color="C0", height=0.7)
-    ax.bar_label(drawn, [style.format(float(v)) for v in values], padding=4, fontsize=9)
+    drawn = ax.barh(list(names), values, xerr=errors, color="C0", height=0.7)
+    ax.bar_label(drawn, [style.format(value) for value in values], padding=4, fontsize=9)
     ax.invert_yaxis()
     ax.margins(x=0.12)
     ax.set(xlabel=xlabel)

@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, lr_scheduler
 from torch.utils.data import DataLoader, Dataset
 
+import conftest
 from cifar_utils import checkpoints, data, models
 from cifar_utils.checkpoints import CheckpointError
 from cifar_utils.training import History, TrainingError, fit
@@ -559,18 +560,19 @@ def test_an_error_while_saving_leaves_the_old_file_whole(error, when, tmp_path, 
 def test_a_process_killed_while_saving_leaves_the_old_file_whole(finished, tmp_path):
     path = tmp_path / "a.pt"
     path.write_bytes(finished.read_bytes())
-    script = """if True:
-        import os, signal, sys, torch
+    kill = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows ends a process at once with either
+    script = f"""if True:
+        import os, torch
         from cifar_utils import checkpoints
         def killed(state, file):
-            file.write(b"half"); file.flush()
-            os.kill(os.getpid(), signal.SIGKILL)
+            file.write(b"half")
+            file.flush()
+            os.kill(os.getpid(), {kill:d})
         torch.save = killed
-        checkpoints.save(sys.argv[1], {"a": 2})
+        checkpoints.save({str(path)!r}, {{"a": 2}})
         """
-    if not hasattr(signal, "SIGKILL"):
-        script = script.replace("signal.SIGKILL", "signal.SIGTERM")  # Windows ends it at once
-    ended = subprocess.run([sys.executable, "-c", script, str(path)], timeout=120)
+    environment = os.environ | {"PYTHONPATH": str(conftest.ROOT)}
+    ended = subprocess.run([sys.executable, "-c", script], env=environment, timeout=120)
     assert ended.returncode != 0
     assert path.read_bytes() == finished.read_bytes()
     model, _, _ = linear_job(path)
