@@ -129,6 +129,15 @@ def make_stage(
     return nn.Sequential(first, *[block(out_channels, channels) for _ in range(blocks - 1)])
 
 
+def start_convolution(module: nn.Module) -> None:
+    """Draw the initial weights of a convolution as He et al. (2015), "Delving Deep into Rectifiers".
+
+    Built in chapter 3
+    """
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
 class ResNet(nn.Module):
     """A residual network: (N, 3, H, W) float → (N, num_classes) logits.
 
@@ -160,14 +169,11 @@ class ResNet(nn.Module):
         self.stages = [f"layer{i + 1}" for i in range(len(layers))]
         in_channels = width
         for i, name in enumerate(self.stages):
-            stride = 1 if i == 0 else 2
-            stage = make_stage(block, in_channels, width * 2**i, layers[i], stride, shortcut)
+            stage = make_stage(block, in_channels, width * 2**i, layers[i], 2 if i else 1, shortcut)
             self.add_module(name, stage)
             in_channels = width * 2**i * block.expansion
         self.fc = nn.Linear(in_channels, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.apply(start_convolution)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
