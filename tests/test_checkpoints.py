@@ -537,7 +537,7 @@ def test_a_file_that_is_not_there_is_said_to_be_so(tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", ["before writing", "after writing", "on moving"])
 def test_an_error_while_saving_leaves_the_old_file_whole(error, when, tmp_path, monkeypatch):
     path = tmp_path / "deep" / "a.pt"
     checkpoints.save(path, {"a": 1})
@@ -545,12 +545,13 @@ def test_an_error_while_saving_leaves_the_old_file_whole(error, when, tmp_path, 
     torch_save = torch.save
 
     def fails(state, file):
-        if when == "after":
+        if when == "after writing":
             torch_save(state, file)
-        file.write(b"half")
+        if when != "on moving":
+            file.write(b"half")
         raise error
 
-    monkeypatch.setattr(torch, "save", fails)
+    monkeypatch.setattr(*((os, "replace") if when == "on moving" else (torch, "save")), fails)
     with pytest.raises(type(error)):
         checkpoints.save(path, {"a": 2})
     assert path.read_bytes() == whole

@@ -354,7 +354,7 @@ def test_evaluate_keeps_no_graph_and_gives_float32(val):
 
 
 def test_training_ends_with_its_batchnorm_in_step(loader):
-    model = small_resnet()
+    model = small_resnet().eval()  # as an evaluation by hand may have left it
     fit(model, loader, epochs=2, optimizer=sgd(model), **QUIET)
     assert model.bn1.num_batches_tracked == 2 * len(loader)
     assert model.bn1.running_mean.abs().sum() > 0
