@@ -77,6 +77,7 @@ def content_digest(train: Arrays, test: Arrays) -> str:
 
 
 def file_digest(path: Path, kind: str) -> str:
+    """The digest of a file's bytes, in hexadecimal; kind: "md5" or "sha256"."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, kind).hexdigest()
 

@@ -69,6 +69,7 @@ def draw(spec: Spec, n_train: int, n_test: int) -> Found:
 
 
 def hub_folder(spec: Spec) -> str:
+    """The folder in which the mirror keeps its shards ("plain_text", "cifar100")."""
     return next(iter(spec.shards)).split("/")[0]
 
 
