@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
-from torch import Tensor
+from torch import Generator, Tensor
 
 from cifar_utils import proofs, sources
 from cifar_utils.formats import DataError as DataError  # what `load` raises
@@ -133,11 +133,12 @@ def torchvision_dataset(
     return made
 
 
-def random_crop(images: Tensor, padding: int, generator: torch.Generator, mode="reflect") -> Tensor:
+def random_crop(
+    images: Tensor, padding: int, generator: Generator, mode: str = "reflect"
+) -> Tensor:
     """Shift every picture by its own draw of -padding..padding pixels in each direction.
 
-    images: `(N, C, H, W)`, any dtype. What moves in at the border mirrors the picture
-    (mode="reflect") or is zero (mode="constant"). Built in chapter 1.
+    images: `(N, C, H, W)`; mode: "reflect" mirrors the border, "constant" is 0. Built in chapter 1.
     """
     n, channels, height, width = images.shape
     down, right = torch.randint(-padding, padding + 1, (2, n, 1), generator=generator)
@@ -152,7 +153,7 @@ def random_crop(images: Tensor, padding: int, generator: torch.Generator, mode="
     return cropped
 
 
-def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+def random_flip(images: Tensor, generator: Generator) -> Tensor:
     """Mirror each picture left to right with probability one half.
 
     images: `(N, C, H, W)`, any dtype. Built in chapter 1.
@@ -161,7 +162,7 @@ def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(flip.to(images.device), images.flip(3), images)
 
 
-def cutout(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
+def cutout(images: Tensor, size: int, generator: Generator) -> Tensor:
     """Zero one `size` × `size` square in each picture, its middle anywhere in the picture.
 
     images: `(N, C, H, W)`; on normalized pictures zero is the mean color. The square may reach
@@ -220,7 +221,7 @@ class BatchLoader:
         self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
         self.mean, self.std = torch.as_tensor(mean), torch.as_tensor(std)
         self.crop, self.padding_mode, self.flip, self.cutout = crop, padding_mode, flip, cutout
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = Generator().manual_seed(seed)
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.labels), self.batch_size)

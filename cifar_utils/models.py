@@ -130,9 +130,9 @@ def make_stage(
 
 
 def start_convolution(module: nn.Module) -> None:
-    """Draw the initial weights of a convolution as He et al. (2015), "Delving Deep into Rectifiers".
+    """Draw the initial weights of a convolution, wide enough to keep the variance through ReLU.
 
-    Built in chapter 3
+    Source: He et al. (2015), "Delving Deep into Rectifiers". Built in chapter 3
     """
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
