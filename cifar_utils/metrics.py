@@ -10,7 +10,8 @@ def accuracy(logits: Tensor, labels: Tensor, top_k: int = 1) -> float:
     logits: (N, C) float; labels: (N,) int64; returns a fraction in 0..1.
     """
     classes = logits.shape[1]
-    return multiclass_accuracy(logits, labels, classes, top_k=top_k, average="micro").item()
+    share = multiclass_accuracy(logits, labels, classes, top_k=top_k, average="micro")
+    return round(share.item(), 6)  # the share is a float32: what follows is not information
 
 
 def per_class_accuracy(logits: Tensor, labels: Tensor) -> Tensor:

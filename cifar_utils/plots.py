@@ -104,9 +104,10 @@ def curves(
                 style = "--" if part == "training" else "-"
                 ax.plot(epochs, values, style, color=f"C{i}", label=label, marker=".")
         ax.set(xlabel="epoch", ylabel=names.get(quantity, quantity))
+        ax.xaxis.get_major_locator().set_params(integer=True)
         if quantity == "lr" and len(histories) == 1:
             continue
-        ax.legend(fontsize=8)
+        ax.legend(fontsize=8, handlelength=3)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize="large")
 
