@@ -154,7 +154,7 @@ def test_results_hold_no_absolute_path(path):
     [
         f"saved to {ROOT}",
         "read /home/ada/data/cifar",
-        "File '/root/x.py'",
+        "File '/home/me/x.py'",
         '"/Users/ada/x"',
         "C:\\Users\\ada",
         "UserWarning in /tmp/ipykernel_7/12.py:3",
