@@ -86,10 +86,11 @@ def house_of_one(tmp_path):
     for name, text in {
         "cifar_utils/__init__.py": '"""A."""\n',
         "cifar_utils/data.py": "def load():\n    '''Load.'''\n    return 1  # one\n",
-        "cifar_utils/runs.py": "from . import data\n",
+        "cifar_utils/runs.py": "from . import data\nN = 1\ndef study(n):\n  return data.load(N)\n",
         "cifar_utils/plots.py": "x = 1\n",
         "studies/depth.py": "rows = [1]\n",
         "results/studies/depth.jsonl": '{"row": 1}\n',
+        "weights/small.json": '{"sha256": "1"}\n',
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
@@ -97,8 +98,9 @@ def house_of_one(tmp_path):
 
 
 LESSON = (
-    "from cifar_utils import runs",
+    "from cifar_utils import runs, weights",
     "rows = runs.study('depth')  # all\nx = f'{rows}: {1:.2f}'",
+    "model, about = weights.load('small')",
 )
 
 
@@ -106,10 +108,22 @@ LESSON = (
     ("name", "text"),
     [
         ("cifar_utils/data.py", "def load():\n    return 2\n"),
-        ("cifar_utils/runs.py", "from . import data, plots\n"),
-        ("cifar_utils/__init__.py", "y = 1\n"),
+        (
+            "cifar_utils/runs.py",
+            "from . import data\nN = 2\n\ndef study(n):\n    return data.load(N)\n",
+        ),
+        (
+            "cifar_utils/runs.py",
+            "from . import plots as data\n\ndef study(n):\n    return data.load()\n",
+        ),
+        (
+            "cifar_utils/runs.py",
+            "from . import data\nprint(1)\n\ndef study(name):\n    return data.load(N)\n",
+        ),
+        ("cifar_utils/__init__.py", "print(1)\n"),
         ("studies/depth.py", "rows = [2]\n"),
         ("results/studies/depth.jsonl", '{"row": 1}\n{"row": 2}\n'),
+        ("weights/small.json", '{"sha256": "2"}\n'),
     ],
 )
 def test_what_a_page_depends_on_makes_it_old(house_of_one, name, text):
@@ -122,7 +136,9 @@ def test_code_makes_a_page_old_but_prose_does_not(house_of_one):
     before = freshness.digest(notebook(*LESSON), house_of_one)
     assert freshness.digest(notebook(LESSON[0], LESSON[1] + "\nx"), house_of_one) != before
     (house_of_one / "cifar_utils/data.py").write_text(
-        'def load():\n    """Load it all."""\n    # so\n    return (1)\n', encoding="utf-8"
+        'def load():\n    """Load it all, unused too."""\n    # so\n    return (1)\n\n\n'
+        "def unused():\n    return load()\n",
+        encoding="utf-8",
     )
     (house_of_one / "cifar_utils/plots.py").write_text("x = 2\n", encoding="utf-8")
     said = notebook(*LESSON)
@@ -132,7 +148,7 @@ def test_code_makes_a_page_old_but_prose_does_not(house_of_one):
 
 
 def test_the_digest_is_the_same_on_every_python(house_of_one):
-    known = "edfc02684c10dc445b6032588379ee5bb775b23cf568e0311631dc584fc674cb"
+    known = "6e7b42894d75b9fe6f2194ba2bbfa0c24ef9bb52fe7441f198f7d429459ecd3c"
     assert freshness.digest(notebook(*LESSON), house_of_one) == known
 
 

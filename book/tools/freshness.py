@@ -1,13 +1,15 @@
 """The digest that says whether a notebook's outputs are older than what made them.
 
-It covers the notebook's code cells, the modules of cifar_utils that they import (and those that
-these import), and the studies they load. Comments, docstrings, layout and Markdown do not count.
-It is the same on every Python the book supports.
+It covers the notebook's code cells, what they can reach of cifar_utils, the studies and the shipped
+networks they load. Comments, docstrings, layout and Markdown do not count. It is the same on every
+Python the book supports.
 """
 
 import ast
+import copy
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +25,10 @@ def code_of(notebook: dict) -> list[str]:
     return [source(c) for c in cells if "bootstrap" not in tags(c) and source(c).strip()]
 
 
+def docstring(node: ast.AST) -> bool:
+    return ast.get_docstring(node) is not None
+
+
 def plain(node: object) -> object:
     """A syntax tree as nested lists, without docstrings and what differs between Pythons."""
     if isinstance(node, list):
@@ -31,7 +37,7 @@ def plain(node: object) -> object:
         return repr(node)
     fields = dict(ast.iter_fields(node))
     if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        fields["body"] = fields["body"][ast.get_docstring(node) is not None :]
+        fields["body"] = fields["body"][docstring(node) :]
     kept = [(name, plain(value)) for name, value in fields.items() if value not in (None, [])]
     return [type(node).__name__, *(pair for pair in kept if pair[0] not in ("kind", "ctx"))]
 
@@ -62,16 +68,71 @@ def studies_in(tree: ast.AST) -> set[str]:
     }
 
 
-def package_modules(trees: Iterable[ast.AST], root: Path = ROOT) -> dict[str, ast.AST]:
-    """The package's modules that `trees` import, and those that these import, by name."""
-    found, waiting = {}, {"__init__"}.union(*map(modules_in, trees))
-    while waiting:
-        name = waiting.pop()
-        path = root / PACKAGE / f"{name}.py"
-        if name not in found and path.exists():
-            found[name] = ast.parse(path.read_text(encoding="utf-8"))
-            waiting |= modules_in(found[name])
+def shipped_in(tree: ast.AST) -> set[str]:
+    """Names of the shipped networks that a piece of code loads: `weights.load("name")`."""
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args)
+    return {
+        call.args[0].value
+        for call in calls
+        if ast.unparse(call.func) == "weights.load" and isinstance(call.args[0], ast.Constant)
+    }
+
+
+def words_in(tree: ast.AST) -> set[str]:
+    """Every name that a piece of code could mean: variables, attributes, words inside strings."""
+    found = set()
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    nodes = list(ast.walk(tree))
+    kept_out = {id(n.body[0].value) for n in nodes if isinstance(n, documented) and docstring(n)}
+    for node in (node for node in nodes if id(node) not in kept_out):
+        for field in ("id", "attr", "arg", "name", "module"):
+            found |= set(re.findall(r"\w+", str(getattr(node, field, ""))))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found |= set(re.findall(r"\w+", node.value))
     return found
+
+
+def statements(tree: ast.Module) -> list[tuple[str | None, ast.stmt]]:
+    """A module's statements, each with the one name it binds; None for what always counts."""
+    found = []
+    for node in tree.body[docstring(tree) :]:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.append((node.name, node))
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            for alias in node.names:
+                one = copy.copy(node)
+                one.names = [alias]
+                found.append(((alias.asname or alias.name).partition(".")[0], one))
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            found.append((node.targets[0].id, node))
+        else:
+            found.append((None, node))
+    return found
+
+
+def reached(trees: Iterable[ast.AST], root: Path = ROOT) -> dict[str, list[ast.stmt]]:
+    """By module of the package: the statements that `trees` can reach, in the module's order.
+
+    A definition, an import or a constant counts if its name stands anywhere in what is reached, so
+    a new function in a module makes no page old that does not use it. What looks the name up in
+    some other way than by writing it is not seen; the package has nothing of the kind.
+    """
+    words, modules = set().union(*map(words_in, trees)), {"__init__"}
+    modules = modules.union(*map(modules_in, trees))
+    sources: dict[str, list[tuple[str | None, ast.stmt]]] = {}
+    found: dict[str, dict[int, ast.stmt]] = {}
+    before = None
+    while before != (before := (len(words), len(modules), sum(map(len, found.values())))):
+        for name in sorted(modules):
+            path = root / PACKAGE / f"{name}.py"
+            if name not in sources and path.exists():
+                sources[name] = statements(ast.parse(path.read_text(encoding="utf-8")))
+            for i, (bound, node) in enumerate(sources.get(name, ())):
+                if bound is None or bound in words:
+                    found.setdefault(name, {})[i] = node
+                    words |= words_in(node)
+                    modules |= modules_in(node)
+    return {name: [node for _, node in sorted(nodes.items())] for name, nodes in found.items()}
 
 
 def digest(notebook: dict, root: Path = ROOT) -> str:
@@ -81,8 +142,8 @@ def digest(notebook: dict, root: Path = ROOT) -> str:
     """
     cells = [ast.parse(code) for code in code_of(notebook)]
     parts = {"cells": [plain(cell) for cell in cells]}
-    for name, tree in package_modules(cells, root).items():
-        parts[f"{PACKAGE}.{name}"] = plain(tree)
+    for name, nodes in reached(cells, root).items():
+        parts[f"{PACKAGE}.{name}"] = [plain(node) for node in nodes]
     for name in set().union(*map(studies_in, cells)):
         script = root / "studies" / f"{name}.py"
         rows = root / "results" / "studies" / f"{name}.jsonl"
@@ -90,6 +151,9 @@ def digest(notebook: dict, root: Path = ROOT) -> str:
             plain(ast.parse(script.read_text(encoding="utf-8"))) if script.exists() else None,
             rows.read_text(encoding="utf-8") if rows.exists() else None,
         ]
+    for name in set().union(*map(shipped_in, cells)):
+        about = root / "weights" / f"{name}.json"  # holds the digest of the tensors
+        parts[f"weights {name}"] = about.read_text(encoding="utf-8") if about.exists() else None
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,0 +1,134 @@
+"""Small trained networks that ship with the book, and weights put into a network with care.
+
+A shipped network is `weights/<name>.safetensors`, which holds tensors and nothing that could run,
+beside `weights/<name>.json`, which says what they are: architecture, classes, normalization, input
+size, the digest of the tensors, and the recorded run that they come from.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from cifar_utils import models
+from cifar_utils.proofs import file_digest
+
+SHIPPED = Path(__file__).resolve().parents[1] / "weights"
+BLOCKS = {"BasicBlock": models.BasicBlock, "Bottleneck": models.Bottleneck}
+FIELDS = "architecture classes mean std input_size sha256 results".split()
+
+
+class WeightsError(ValueError):
+    """Weights cannot be used; the message names them, what was found and what to do."""
+
+
+def build(architecture: dict[str, Any]) -> models.ResNet:
+    """The `ResNet` that a description asks for: `models.ResNet`'s arguments, the block by name.
+
+    Raises WeightsError for a block or an argument that is not known.
+    """
+    arguments = dict(architecture)
+    block = arguments.pop("block", None)
+    if block not in BLOCKS:
+        raise WeightsError(f"no block {block!r}: it is one of {', '.join(BLOCKS)}")
+    try:
+        return models.ResNet(BLOCKS[block], **arguments)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"no ResNet can be built from {architecture}: {error}") from error
+
+
+def save(name: str, model: nn.Module, about: dict[str, Any], folder: str | Path = SHIPPED) -> Path:
+    """Write `<name>.safetensors` and `<name>.json`; `about` has the FIELDS but for the digest.
+
+    The tensors come first and the description, which holds their digest, last: an interrupted
+    save leaves a pair that `load` refuses, never one that lies. Returns the tensors' path.
+    """
+    path = Path(folder) / f"{name}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file(tensors, part)
+        part.chmod(0o644)  # safetensors makes files that only their owner may read
+        about = about | {"sha256": file_digest(part, "sha256")}
+        os.replace(part, path)
+        part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        os.replace(part, path.with_suffix(".json"))
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def load(name: str, folder: str | Path = SHIPPED) -> tuple[models.ResNet, dict[str, Any]]:
+    """A shipped network in eval mode, and what its JSON says about it.
+
+    Raises WeightsError for a name that is not there, a description that is not whole, and tensors
+    whose digest, names or shapes are not the ones described.
+    """
+    path = Path(folder) / f"{name}.safetensors"
+    if not path.exists():
+        there = ", ".join(sorted(p.stem for p in Path(folder).glob("*.safetensors"))) or "none"
+        raise WeightsError(f"no weights {name!r} in {path.parent.name}/; there: {there}")
+    try:
+        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        missing = [field for field in FIELDS if field not in about]
+    except (OSError, ValueError, TypeError) as error:
+        raise WeightsError(f"{name}.json cannot be read: {error}") from error
+    if missing:
+        raise WeightsError(f"{name}.json does not say: {', '.join(missing)}")
+    if file_digest(path, "sha256") != about["sha256"]:
+        raise WeightsError(
+            f"{path.name} is not the file that {name}.json describes: its SHA-256 differs. "
+            "Restore both from the repository."
+        )
+    model = build(about["architecture"])
+    fill(model, read(path), path.name)
+    return model.eval(), about
+
+
+def read(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises WeightsError if it is not one."""
+    try:
+        return load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise WeightsError(f"{Path(path).name} is not a safetensors file: {error}") from error
+
+
+def fill(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Put `state` into `model`, all of it or nothing of it.
+
+    Raises WeightsError if `state` belongs to another network; it says which tensors are missing,
+    left over or of another shape, and whether only the head, the last layer, has other classes.
+    """
+    own = model.state_dict()
+    missing, left = [k for k in own if k not in state], [k for k in state if k not in own]
+    shapes = [k for k in own if k in state and own[k].shape != state[k].shape]
+    if not (missing or left or shapes):
+        model.load_state_dict(state)
+        return
+    heads = {name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    if shapes and not missing and not left and {k.rpartition(".")[0] for k in shapes} <= heads:
+        classes = len(state[shapes[-1]]), len(own[shapes[-1]])
+        raise WeightsError(
+            f"{source} has {classes[0]} classes, this network {classes[1]}. Build the network "
+            f"with {classes[0]}, load, then give it a new head (transfer.replace_head)."
+        )
+    found = [f"missing: {_some(missing)}"] if missing else []
+    found += [f"left over: {_some(left)}"] if left else []
+    found += [
+        f"{k} has shape {tuple(state[k].shape)}, here {tuple(own[k].shape)}" for k in shapes[:3]
+    ]
+    prefixed = left and all(key.startswith("module.") for key in left)
+    advice = (
+        "Strip the prefix 'module.' first." if prefixed else "Build the network it was saved from."
+    )
+    raise WeightsError(f"{source} holds another network. {'; '.join(found)}. {advice}")
+
+
+def _some(keys: list[str]) -> str:
+    """The first keys, and how many more."""
+    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
