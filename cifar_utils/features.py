@@ -63,7 +63,7 @@ def cached(file: str | Path, model: nn.Module, images: Tensor, **options: object
     layers = str(model).replace("EvalBatchNorm2d", "BatchNorm2d")  # frozen or not, the same answer
     now = {
         "network": _digest(layers.encode(), json.dumps(digests(model)).encode()),
-        "pictures": _digest(images.contiguous().numpy().tobytes()),
+        "pictures": _digest(str(images.shape).encode(), images.contiguous().numpy().tobytes()),
         "options": json.dumps(options, sort_keys=True),
     }
     if file.exists():

@@ -11,6 +11,7 @@ import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
@@ -28,13 +29,14 @@ PATIENCE = 20.0  # seconds without a byte after which a download is given up
 
 
 def imagenet(
-    name: str, weights: str = "DEFAULT", folder: str | Path | None = None
+    name: str, weights: str = "DEFAULT", folder: str | Path | None = None, fetch: bool = True
 ) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
     """A torchvision classifier with its ImageNet weights, and the preprocessing that they expect.
 
     name: as in `torchvision.models.list_models()`, "resnet34" for instance; weights: an entry of
     the model's weights, such as "IMAGENET1K_V1". The file is looked for in torch's cache (below
-    `TORCH_HOME`), then in `folder`, then fetched. It must have the digest that is in its name.
+    `TORCH_HOME`), then in `folder`, then, if `fetch`, on the network. It must have the digest that
+    is in its name.
     Raises ValueError for names torchvision does not have, WeightsError for weights not to be had.
     """
     known = torchvision.models.list_models(module=torchvision.models)
@@ -45,11 +47,11 @@ def imagenet(
     if weights != "DEFAULT" and weights not in entries.__members__:
         raise ValueError(f"{name} has no weights {weights!r}, but {', '.join(entries.__members__)}")
     entry = entries[weights]
-    _into_cache(entry, folder)
+    _into_cache(entry, folder, fetch)
     return torchvision.models.get_model(name, weights=entry), entry.transforms()
 
 
-def _into_cache(entry: WeightsEnum, folder: str | Path | None) -> None:
+def _into_cache(entry: WeightsEnum, folder: str | Path | None, fetch: bool) -> None:
     """See that the weights' file lies in torch's cache, whole. Raises WeightsError."""
     file = PurePosixPath(urlparse(entry.url).path).name
     begins = Path(file).stem.rpartition("-")[2]  # of the file's SHA-256
@@ -67,6 +69,9 @@ def _into_cache(entry: WeightsEnum, folder: str | Path | None) -> None:
             shutil.copyfile(path, part := cache / f".{file}.{os.getpid()}.part")
             os.replace(part, cache / file)
         return
+    advice = "Put the file into a folder and name it, or set TORCH_HOME to a place that has it."
+    if not fetch:
+        raise WeightsError(f"{file} is not on this machine, and was not to be fetched. {advice}")
     print(f"Fetching {file}", flush=True)
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE)
@@ -75,8 +80,7 @@ def _into_cache(entry: WeightsEnum, folder: str | Path | None) -> None:
         torch.hub.download_url_to_file(entry.url, cache / file, begins, progress=False)
     except (OSError, RuntimeError) as error:
         raise WeightsError(
-            f"{file} is not in torch's cache and could not be fetched: {error}. Put the file into "
-            "a folder and name it, or set TORCH_HOME to a place that has it."
+            f"{file} is not in torch's cache and could not be fetched: {error}. {advice}"
         ) from error
     finally:
         socket.setdefaulttimeout(before)
@@ -140,45 +144,47 @@ def unfreeze(module: nn.Module) -> None:
 def digests(model: nn.Module) -> dict[str, str]:
     """SHA-256 of each part's parameters and buffers: what is frozen keeps its digest.
 
-    The parts are the model's children that hold any tensors, by name, in order.
+    The parts are the model's children that hold any tensors, by name, in order; then, by their own
+    names, tensors that belong to no child, such as the class token of a vision transformer.
     """
-    found = {}
-    for name, part in model.named_children():
-        if tensors := part.state_dict():
-            total = hashlib.sha256()
-            for key, value in tensors.items():
-                total.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-            found[name] = total.hexdigest()
-    return found
+    parts: dict[str, Any] = {}
+    for key, value in model.state_dict().items():
+        total = parts.setdefault(key.partition(".")[0], hashlib.sha256())
+        flat = value.detach().cpu().reshape(-1).view(torch.uint8)  # whatever its dtype
+        total.update(key.encode() + flat.numpy().tobytes())
+    return {name: total.hexdigest() for name, total in parts.items()}
 
 
 def report(model: nn.Module) -> str:
     """A table, a line a part: parameters, how many of them learn, what its BatchNorms do."""
     lines = [f"{'part':12}{'parameters':>12}{'learn':>12}   averages"]
-    for name, part in model.named_children():
-        size = sum(p.numel() for p in part.parameters())
-        learn = sum(p.numel() for p in part.parameters() if p.requires_grad)
+    for name, parameters in _parts(model).items():
+        size = sum(p.numel() for p in parameters)
+        learn = sum(p.numel() for p in parameters if p.requires_grad)
+        part = model.get_submodule(name) if name in dict(model.named_children()) else nn.Identity()
         norms = [m for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
         still = sum(isinstance(m, EvalBatchNorm2d) for m in norms)
-        state = (
-            "still"
-            if still == len(norms)
-            else "move"
-            if not still
-            else f"{still} of {len(norms)} still"
-        )
-        if size:
-            lines.append(f"{name:12}{size:12,}{learn:12,}   {state if norms else ''}".rstrip())
+        states = {0: "move", len(norms): "still" if norms else ""}
+        state = states.get(still, f"{still} of {len(norms)} still")
+        lines.append(f"{name:12}{size:12,}{learn:12,}   {state}".rstrip())
     return "\n".join(lines)
+
+
+def _parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The parameters by the first piece of their names: a child's, or their own."""
+    parts: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        parts.setdefault(name.partition(".")[0], []).append(parameter)
+    return parts
 
 
 def parameter_groups(model: nn.Module, lr: float, factor: float = 1.0) -> list[dict]:
     """Groups for an optimizer: the last part learns at `lr`, each part before it `factor` slower.
 
-    The parts are the model's children; only what is not frozen is in a group. Discriminative
+    The parts are those of `report`; only what is not frozen is in a group. Discriminative
     rates: Howard and Ruder (2018), section 3.2. Raises ValueError if nothing is left to learn.
     """
-    learning = [[p for p in part.parameters() if p.requires_grad] for part in model.children()]
+    learning = [[p for p in part if p.requires_grad] for part in _parts(model).values()]
     learning = [parameters for parameters in learning if parameters][::-1]
     if not learning:
         raise ValueError("every parameter is frozen: unfreeze a part, the head at least")

@@ -31,9 +31,11 @@ def build(architecture: dict[str, Any]) -> models.ResNet:
 
     Raises WeightsError for a block or an argument that is not known.
     """
+    if not isinstance(architecture, dict):
+        raise WeightsError(f"an architecture is a dict of arguments, not {architecture!r}")
     arguments = dict(architecture)
     block = arguments.pop("block", None)
-    if block not in BLOCKS:
+    if not isinstance(block, str) or block not in BLOCKS:
         raise WeightsError(f"no block {block!r}: it is one of {', '.join(BLOCKS)}")
     try:
         return models.ResNet(BLOCKS[block], **arguments)

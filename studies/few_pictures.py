@@ -21,8 +21,8 @@ from cifar_utils import data, features, metrics, models, runs, training, transfe
 
 HEADS = {"frozen", "random"}  # methods that train a head on features
 CHOICES = {
-    "frozen": (1e-4, 1e-3, 1e-2),
-    "random": (1e-4, 1e-3, 1e-2),
+    "frozen": (1e-5, 1e-4, 1e-3),
+    "random": (1e-5, 1e-4, 1e-3),
     "scratch": (0.05, 0.1, 0.2),
     "unfrozen": (0.02, 0.05, 0.1),
     "gradual": (0.02, 0.05, 0.1),
