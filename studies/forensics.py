@@ -2,9 +2,11 @@
 
 A published tutorial freezes an ImageNet ResNet-34, trains a new head on CIFAR-100 and reports 5 %.
 Here the backbone is the shipped ResNet-10, trained on CIFAR-10 and frozen; the head is one linear
-layer, trained by SGD with momentum 0.9, batches of 200 and 20 epochs on 50 pictures a class. "none"
-is a sensible recipe: whole pictures, flipped or not, the backbone in eval mode, a rate that falls
-by cosine from the best of four (validation, seed 0). Each other row changes one thing in it.
+layer, trained by SGD with momentum 0.9, batches of 200 and 20 epochs on 50 pictures a class. These
+are 500 steps; the tutorial took 25,000 at its rate of 0.01, so one row takes as many. "none" is a
+sensible recipe: whole pictures, flipped or not, the backbone in eval mode, a rate that falls by
+cosine from the best of four (validation, seed 0). Each other row changes one thing in it; "all but
+the rate" changes the geometry, BatchNorm's mode, the test pictures and the loss together.
 
 The tutorial cropped 32 of 224 pixels a side, a seventh, which its ResNet-34 shrinks to a map of
 1 × 1. Here that is 8 of 56, which our backbone shrinks to 1 × 1. Claims: a head trained on such
@@ -20,7 +22,7 @@ from torchvision.transforms import v2
 from cifar_utils import data, features, metrics, runs, transfer, weights
 
 NAME = "forensics"
-RATES = (0.03, 0.1, 0.3, 1.0)
+RATES = (0.1, 0.3, 1.0, 3.0)
 BATCH, EPOCHS, LARGE, SMALL = 200, 20, 56, 8
 SUSPECTS = {  # what differs from "none"
     "none": {},
@@ -32,13 +34,13 @@ SUSPECTS = {  # what differs from "none"
     "train-mode statistics": {"train_mode": True},
     "rate 0.01 constant": {"lr": 0.01, "cosine": False},
     "rate 0.001 constant": {"lr": 0.001, "cosine": False},
+    "rate 0.01, 25,000 steps": {"lr": 0.01, "cosine": False, "epochs": 1000},
     "log-softmax twice": {"twice": True},
-    "all together": {
+    "all but the rate": {
         "size": LARGE,
         "train_crop": SMALL,
         "train_mode": True,
-        "lr": 0.01,
-        "cosine": False,
+        "augment_test": True,
         "twice": True,
     },
 }
@@ -65,12 +67,12 @@ def augmented(images: Tensor) -> Tensor:
     return torch.stack([erase(image) for image in images])
 
 
-def train_head(head, train, labels, lr, cosine, twice, order) -> float:
+def train_head(head, train, labels, lr, cosine, twice, epochs, order) -> float:
     """Train `head` on what `train(indices)` gives for a batch; accuracy in the last epoch."""
     optimizer = SGD(head.parameters(), lr=lr, momentum=0.9)
-    steps = EPOCHS * -(-len(labels) // BATCH)
+    steps = epochs * -(-len(labels) // BATCH)
     plan = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         correct = 0
         for pick in torch.randperm(len(labels), generator=order).split(BATCH):
             logits = head(train(pick))
@@ -89,7 +91,8 @@ def train_head(head, train, labels, lr, cosine, twice, order) -> float:
 def one(run: runs.Run, suspect: str, lr: float, seed: int) -> dict:
     """Train one head; what validation says."""
     options = {"size": 32, "train_crop": None, "test_crop": None, "augment_test": False}
-    options |= {"train_mode": False, "lr": lr, "cosine": True, "twice": False} | SUSPECTS[suspect]
+    options |= {"train_mode": False, "cosine": True, "twice": False, "epochs": EPOCHS, "lr": lr}
+    options |= SUSPECTS[suspect]
     size, train_crop, test_crop = (options[key] for key in ("size", "train_crop", "test_crop"))
     model, about = weights.load("resnet10_cifar10")
     model.fc = nn.Identity()
@@ -129,8 +132,8 @@ def one(run: runs.Run, suspect: str, lr: float, seed: int) -> dict:
     torch.manual_seed(seed)  # of the head, the same in every row of a seed
     head = nn.Linear(about["architecture"]["width"] * 8, 100)
     order = torch.Generator().manual_seed(seed)
-    rates = {key: options[key] for key in ("lr", "cosine", "twice")}
-    train_accuracy = train_head(head, batch, train.labels, order=order, **rates)
+    recipe = {key: options[key] for key in ("lr", "cosine", "twice", "epochs")}
+    train_accuracy = train_head(head, batch, train.labels, order=order, **recipe)
 
     test, key = resized(val.images, size), ("val", size)
     if test_crop:
@@ -143,7 +146,7 @@ def one(run: runs.Run, suspect: str, lr: float, seed: int) -> dict:
         accuracy = metrics.accuracy(head(made(test, *key)), val.labels)
     print(f"  {suspect}: {accuracy:.1%}; in training {train_accuracy:.1%}", flush=True)
     figures = {"val_accuracy": accuracy, "train_accuracy": train_accuracy, "pictures": len(train)}
-    return {"precision": "fp32", "epochs": EPOCHS} | options | figures
+    return {"precision": "fp32"} | options | figures
 
 
 if __name__ == "__main__":
