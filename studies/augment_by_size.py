@@ -1,10 +1,10 @@
 """What augmentation is worth with few and with many pictures (chapter 8).
 
-The small ResNet-10 of `gap.py` learns CIFAR-100 from 1, 10 and 100 % of 45,000 training pictures: without
-augmentation, with flip and crop, and with TrivialAugment on top. Each size has its own number of
-epochs, the same for its three rows: 44, 10 and 1. At 1 epoch no picture is seen twice, and none can be
-learned by heart; `make study NAME=augment_by_size ARGS=--long` adds 60 epochs of all pictures,
-for a GPU. 9 rows × 3 seeds.
+The small ResNet-10 of `gap.py` learns CIFAR-100 from 1, 10 and 100 % of 45,000 training pictures:
+without augmentation, with flip and crop, and with TrivialAugment on top. Each size has its own
+number of epochs, the same for its three rows: 44, 10 and 1. In one epoch no picture is seen twice,
+and none can be learned by heart; `make study NAME=augment_by_size ARGS=--long` adds 60 epochs of
+all pictures, for a GPU. 9 rows × 3 seeds.
 """
 
 import sys
