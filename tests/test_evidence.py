@@ -88,7 +88,8 @@ def house_of_one(tmp_path):
         "cifar_utils/data.py": "def load():\n    '''Load.'''\n    return 1  # one\n",
         "cifar_utils/runs.py": "from . import data\nN = 1\ndef study(n):\n  return data.load(N)\n",
         "cifar_utils/plots.py": "x = 1\n",
-        "studies/depth.py": "rows = [1]\n",
+        "studies/depth.py": "from width import rows\n",
+        "studies/width.py": "rows = [1]\n",
         "results/studies/depth.jsonl": '{"row": 1}\n',
         "weights/small.json": '{"sha256": "1"}\n',
     }.items():
@@ -122,6 +123,7 @@ LESSON = (
         ),
         ("cifar_utils/__init__.py", "print(1)\n"),
         ("studies/depth.py", "rows = [2]\n"),
+        ("studies/width.py", "rows = [2]\n"),
         ("results/studies/depth.jsonl", '{"row": 1}\n{"row": 2}\n'),
         ("weights/small.json", '{"sha256": "2"}\n'),
     ],
@@ -148,7 +150,7 @@ def test_code_makes_a_page_old_but_prose_does_not(house_of_one):
 
 
 def test_the_digest_is_the_same_on_every_python(house_of_one):
-    known = "6e7b42894d75b9fe6f2194ba2bbfa0c24ef9bb52fe7441f198f7d429459ecd3c"
+    known = "5ddf49d1796bd6b6b2f25a037af8f6f04aec729257f466f6d8aff70699144743"
     assert freshness.digest(notebook(*LESSON), house_of_one) == known
 
 

@@ -68,6 +68,19 @@ def studies_in(tree: ast.AST) -> set[str]:
     }
 
 
+def study_scripts(name: str, root: Path = ROOT) -> dict[str, ast.AST]:
+    """A study's script, and those of other studies that it imports, by name."""
+    found, waiting = {}, [name]
+    while waiting:
+        name = waiting.pop()
+        path = root / "studies" / f"{name}.py"
+        if name not in found and path.exists():
+            found[name] = ast.parse(path.read_text(encoding="utf-8"))
+            nodes = (n for n in ast.walk(found[name]) if isinstance(n, ast.ImportFrom))
+            waiting += [node.module for node in nodes if node.module and not node.level]
+    return found
+
+
 def shipped_in(tree: ast.AST) -> set[str]:
     """Names of the shipped networks that a piece of code loads: `weights.load("name")`."""
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args)
@@ -145,12 +158,14 @@ def digest(notebook: dict, root: Path = ROOT) -> str:
     for name, nodes in reached(cells, root).items():
         parts[f"{PACKAGE}.{name}"] = [plain(node) for node in nodes]
     for name in set().union(*map(studies_in, cells)):
-        script = root / "studies" / f"{name}.py"
+        scripts = study_scripts(name, root)
         rows = root / "results" / "studies" / f"{name}.jsonl"
         parts[f"study {name}"] = [
-            plain(ast.parse(script.read_text(encoding="utf-8"))) if script.exists() else None,
+            plain(scripts.pop(name, None)),
             rows.read_text(encoding="utf-8") if rows.exists() else None,
         ]
+        for other, script in scripts.items():
+            parts[f"study {name} imports {other}"] = plain(script)
     for name in set().union(*map(shipped_in, cells)):
         about = root / "weights" / f"{name}.json"  # holds the digest of the tensors
         parts[f"weights {name}"] = about.read_text(encoding="utf-8") if about.exists() else None
