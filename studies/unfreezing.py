@@ -98,7 +98,7 @@ def one(run: runs.Run, variant: str, lr: float, seed: int) -> dict:
     except training.TrainingError as error:
         diverged = str(error).partition(". Try")[0]
         print(f"  {diverged}", flush=True)
-        return {"precision": "fp32", "val_accuracy": 0.0, "diverged": diverged}
+        return {"precision": "fp32", "diverged": diverged}
     end = training.evaluate(model, val, precision="fp32")
     went = distance(before, parts(model))
     model.fc = weights.load("resnet10_cifar10")[0].fc.to(run.device)
@@ -121,6 +121,7 @@ def one(run: runs.Run, variant: str, lr: float, seed: int) -> dict:
 def best_rate(rows: list[dict], variant: str) -> float:
     """The peak rate of the best validation accuracy among a variant's rows with seed 0."""
     tried = [row for row in rows if row["variant"] == variant and row["seed"] == 0]
+    tried = [row for row in tried if "diverged" not in row]
     return max(tried, key=lambda row: row["val_accuracy"])["lr"]
 
 

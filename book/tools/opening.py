@@ -84,13 +84,17 @@ def contents(root: Path = ROOT, up: str = "") -> str:
 def studies(root: Path = ROOT) -> str:
     """The table of what studies have recorded: rows, seeds, minutes, where, when."""
     rows = ["| study | runs | seeds | minutes | device | last run |", "|---|---|---|---|---|---|"]
+    total = [0, 0.0]  # runs, seconds
     for file in sorted((root / "results" / "studies").glob("*.jsonl")):
         runs = [json.loads(text) for text in file.read_text(encoding="utf-8").splitlines()]
         seeds = len({run.get("seed") for run in runs})
-        minutes = f"{sum(run['seconds'] for run in runs) / 60:.0f}"
+        seconds = sum(run["seconds"] for run in runs)
+        total = [total[0] + len(runs), total[1] + seconds]
+        minutes = f"{seconds / 60:.0f}"
         devices = ", ".join(sorted({str(run.get("device", "")) for run in runs}))
         date = max(str(run.get("date", ""))[:10] for run in runs)
         rows.append(f"| `{file.stem}` | {len(runs)} | {seeds} | {minutes} | {devices} | {date} |")
+    rows.append(f"| all | {total[0]} | | {total[1] / 60:.0f} | | |")
     return "\n\n" + "\n".join(rows) + "\n\n"
 
 
