@@ -30,8 +30,10 @@ def duration(seconds: float) -> str:
 
 
 def percent(record: dict) -> str:
+    """The headline; on a split that is not the official one it says so."""
     accuracy = record["metrics"].get("test_accuracy")
-    return "" if accuracy is None else f"{accuracy:.1%}"
+    resplit = (record.get("dataset") or {}).get("split") == "re-split"
+    return "" if accuracy is None else f"{accuracy:.1%}" + (" (re-split)" if resplit else "")
 
 
 def where(record: dict) -> str:
