@@ -29,7 +29,8 @@ if "google.colab" in sys.modules:
     if not os.path.exists(folder):
         subprocess.run(["git", "clone", "--depth=1", url, folder], check=True)
     sys.path.insert(0, folder)
-    absent = [p for p in ("torchinfo", "torchmetrics") if not importlib.util.find_spec(p)]
+    needed = ("safetensors", "torchinfo", "torchmetrics")
+    absent = [p for p in needed if not importlib.util.find_spec(p)]
     if absent:
         subprocess.run([sys.executable, "-m", "pip", "install", "-q", *absent], check=True)
 """.rstrip()
