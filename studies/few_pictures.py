@@ -6,11 +6,11 @@ a head on its features, "random" does so on the features of the same network bef
 it; "gradual" trains the head, then stages 3 and 4 too, then everything, a third of the time each.
 The last three see every picture equally often.
 
-Each method first chooses among three settings (`value`: a decay for the heads, a peak rate for the
-rest) at 20 pictures a class, on validation, with seed 0. The rows that count train on pictures
-drawn from all 50,000, three seeds, and are judged once, on the test set. Claims (chapters 6 and 7):
-with few pictures the frozen backbone beats random features and scratch; unfrozen beats frozen once
-there are many. Run or resume it with `make study NAME=few_pictures`.
+Each method first chooses among three or four settings (`value`: a decay for the heads, a peak rate
+for the rest) at 20 pictures a class, on validation, with seed 0. The rows that count train on
+pictures drawn from all 50,000, three seeds, and are judged once, on the test set. Claims (chapters
+6 and 7): with few pictures the frozen backbone beats random features and scratch; unfrozen beats
+frozen once there are many. Run or resume it with `make study NAME=few_pictures`.
 """
 
 import torch
@@ -23,9 +23,9 @@ HEADS = {"frozen", "random"}  # methods that train a head on features
 CHOICES = {
     "frozen": (1e-5, 1e-4, 1e-3),
     "random": (1e-5, 1e-4, 1e-3),
-    "scratch": (0.05, 0.1, 0.2),
-    "unfrozen": (0.02, 0.05, 0.1),
-    "gradual": (0.02, 0.05, 0.1),
+    "scratch": (0.05, 0.1, 0.2, 0.4),
+    "unfrozen": (0.02, 0.05, 0.1, 0.2),
+    "gradual": (0.02, 0.05, 0.1, 0.2),
 }
 EPOCHS = {5: 30, 20: 15, 100: 6, 500: 3}  # by pictures a class; a multiple of 3 for "gradual"
 PHASES = (
