@@ -123,12 +123,19 @@ def statements(tree: ast.Module) -> list[tuple[str | None, ast.stmt]]:
     return found
 
 
+def only_for_its_module(node: ast.stmt) -> bool:
+    """Whether a statement is an import that other modules are not meant to see."""
+    alias = node.names[0] if isinstance(node, ast.Import | ast.ImportFrom) else None
+    return alias is not None and alias.asname != alias.name
+
+
 def reached(trees: Iterable[ast.AST], root: Path = ROOT) -> dict[str, list[ast.stmt]]:
     """By module of the package: the statements that `trees` can reach, in the module's order.
 
-    A definition, an import or a constant counts if its name stands anywhere in what is reached, so
-    a new function in a module makes no page old that does not use it. What looks the name up in
-    some other way than by writing it is not seen; the package has nothing of the kind.
+    A definition or a constant counts if its name stands anywhere in what is reached, an import if
+    its name stands in what is reached of its own module (or is passed on, `import X as X`). So a
+    new function makes no page old that does not use it. What looks the name up in some other way
+    than by writing it is not seen; the package has nothing of the kind.
     """
     words, modules = set().union(*map(words_in, trees)), {"__init__"}
     modules = modules.union(*map(modules_in, trees))
@@ -140,8 +147,9 @@ def reached(trees: Iterable[ast.AST], root: Path = ROOT) -> dict[str, list[ast.s
             path = root / PACKAGE / f"{name}.py"
             if name not in sources and path.exists():
                 sources[name] = statements(ast.parse(path.read_text(encoding="utf-8")))
+            own = set().union(*map(words_in, found.get(name, {}).values()))
             for i, (bound, node) in enumerate(sources.get(name, ())):
-                if bound is None or bound in words:
+                if bound is None or bound in (own if only_for_its_module(node) else words):
                     found.setdefault(name, {})[i] = node
                     words |= words_in(node)
                     modules |= modules_in(node)
