@@ -147,7 +147,8 @@ def reached(trees: Iterable[ast.AST], root: Path = ROOT) -> dict[str, list[ast.s
             path = root / PACKAGE / f"{name}.py"
             if name not in sources and path.exists():
                 sources[name] = statements(ast.parse(path.read_text(encoding="utf-8")))
-            own = set().union(*map(words_in, found.get(name, {}).values()))
+            kept = found.get(name, {}).values()
+            own = set().union(*(words_in(n) for n in kept if not only_for_its_module(n)))
             for i, (bound, node) in enumerate(sources.get(name, ())):
                 if bound is None or bound in (own if only_for_its_module(node) else words):
                     found.setdefault(name, {})[i] = node
