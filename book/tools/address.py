@@ -29,7 +29,7 @@ if "google.colab" in sys.modules:
     if not os.path.exists(folder):
         subprocess.run(["git", "clone", "--depth=1", url, folder], check=True)
     sys.path.insert(0, folder)
-    needed = ("safetensors", "torchinfo", "torchmetrics")
+    needed = ("captum", "safetensors", "torchinfo", "torchmetrics")
     absent = [p for p in needed if not importlib.util.find_spec(p)]
     if absent:
         subprocess.run([sys.executable, "-m", "pip", "install", "-q", *absent], check=True)
