@@ -138,6 +138,7 @@ def test_code_makes_a_page_old_but_prose_does_not(house_of_one):
     before = freshness.digest(notebook(*LESSON), house_of_one)
     assert freshness.digest(notebook(LESSON[0], LESSON[1] + "\nx"), house_of_one) != before
     (house_of_one / "cifar_utils/data.py").write_text(
+        "import weights as rows\n\n"  # a name that the page writes, but nothing here does
         'def load():\n    """Load it all, unused too."""\n    # so\n    return (1)\n\n\n'
         "def unused():\n    return load()\n",
         encoding="utf-8",
@@ -147,6 +148,17 @@ def test_code_makes_a_page_old_but_prose_does_not(house_of_one):
     said["cells"][1]["source"] = "# Why\n" + LESSON[1].replace("  # all", "")
     said["cells"].append({"cell_type": "markdown", "metadata": {}, "source": "New words."})
     assert freshness.digest(said, house_of_one) == before
+
+
+def test_an_import_counts_where_it_is_used_or_passed_on(house_of_one):
+    lesson = notebook("from cifar_utils import runs", "runs.study(runs.Error)")
+    runs = house_of_one / "cifar_utils/runs.py"
+    body = "from . import data\n{}\nN = 1\n\ndef study(n):\n    return data.load(N)\n"
+    seen = []
+    for line in ("", "from data import Error", "from data import Error as Error"):
+        runs.write_text(body.format(line), encoding="utf-8")
+        seen.append(freshness.digest(lesson, house_of_one))
+    assert seen[0] == seen[1] != seen[2]
 
 
 def test_the_digest_is_the_same_on_every_python(house_of_one):

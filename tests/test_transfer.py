@@ -55,14 +55,36 @@ def test_what_is_saved_comes_back(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["small.json", path.name]
 
 
-def test_the_shipped_network_is_what_its_description_says():
-    model, about = weights.load("resnet10_cifar10")
-    path = weights.SHIPPED / "resnet10_cifar10.safetensors"
-    assert path.stat().st_size < 4_000_000
+@pytest.mark.parametrize("name", ["resnet10_cifar10", "resnet10_wide_cifar10"])
+def test_a_shipped_network_is_what_its_description_says(name):
+    model, about = weights.load(name)
+    path = weights.SHIPPED / f"{name}.safetensors"
+    assert path.stat().st_size <= 3_000_000
     assert (about["mean"], about["std"]) == (list(data.CIFAR10_MEAN), list(data.CIFAR10_STD))
     assert len(about["classes"]) == model.fc.out_features == 10
     rows = (weights.SHIPPED.parent / about["results"]).read_text(encoding="utf-8").splitlines()
     assert about["test_accuracy"] in [json.loads(row).get("test_accuracy") for row in rows]
+
+
+def test_pictures_are_held_out_by_what_they_are(pictures):
+    train, val = weights.held_out(pictures, 20)
+    assert (len(train), len(val)) == (40, 20)
+    assert torch.equal(val.labels.bincount(), torch.full((10,), 2))
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(1))
+    _, again = weights.held_out(pictures.subset(order), 20)
+
+    def contents(split: data.Split) -> set[bytes]:
+        return {image.numpy().tobytes() for image in split.images}
+
+    assert contents(again) == contents(val)
+    assert contents(train) | contents(val) == contents(pictures)
+    assert not contents(train) & contents(val)
+
+
+@pytest.mark.parametrize("n", [0, 60, -1])
+def test_all_or_nothing_cannot_be_held_out(pictures, n):
+    with pytest.raises(ValueError, match=f"between 1 and 59, got {n}"):
+        weights.held_out(pictures, n)
 
 
 def test_a_name_that_is_not_there_is_answered_with_those_that_are(tmp_path):
