@@ -31,7 +31,8 @@ class WeightsError(ValueError):
 def build(architecture: dict[str, Any]) -> models.ResNet:
     """The `ResNet` that a description asks for: `models.ResNet`'s arguments, the block by name.
 
-    Raises WeightsError for a block or an argument that is not known.
+    Raises WeightsError for a block or an argument that is not known, and for a network that no
+    machine should be asked to build (more than 8 stages, a number over 1,000).
     """
     if not isinstance(architecture, dict):
         raise WeightsError(f"an architecture is a dict of arguments, not {architecture!r}")
@@ -39,6 +40,14 @@ def build(architecture: dict[str, Any]) -> models.ResNet:
     block = arguments.pop("block", None)
     if not isinstance(block, str) or block not in BLOCKS:
         raise WeightsError(f"no block {block!r}: it is one of {', '.join(BLOCKS)}")
+    layers = arguments.get("layers")
+    counts = layers if isinstance(layers, list) and len(layers) <= 8 else [layers]
+    numbers = [*counts, arguments.get("width", 64), arguments.get("num_classes", 10)]
+    if not all(type(number) is int and 0 < number <= 1000 for number in numbers):
+        raise WeightsError(
+            f"no ResNet can be built from {architecture}: layers is a list of at most 8 numbers of "
+            "blocks; these, width and num_classes are whole numbers from 1 to 1,000"
+        )
     try:
         return models.ResNet(BLOCKS[block], **arguments)
     except (TypeError, ValueError) as error:
@@ -84,12 +93,17 @@ def load(name: str, folder: str | Path = SHIPPED) -> tuple[models.ResNet, dict[s
         raise WeightsError(f"{name}.json cannot be read: {error}") from error
     if missing:
         raise WeightsError(f"{name}.json does not say: {', '.join(missing)}")
+    model = build(about["architecture"])
+    if not isinstance(about["classes"], list) or len(about["classes"]) != model.fc.out_features:
+        raise WeightsError(
+            f"{name}.json names the classes {about['classes']!r}, its network has "
+            f"{model.fc.out_features}. Restore it from the repository."
+        )
     if file_digest(path, "sha256") != about["sha256"]:
         raise WeightsError(
             f"{path.name} is not the file that {name}.json describes: its SHA-256 differs. "
             "Restore both from the repository."
         )
-    model = build(about["architecture"])
     fill(model, read(path), path.name)
     return model.eval(), about
 
@@ -119,7 +133,11 @@ def read(path: str | Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
-        raise WeightsError(f"{Path(path).name} is not a safetensors file: {error}") from error
+        raise WeightsError(
+            f"{Path(path).name} is not a safetensors file: {error}. A pickle, as torch.save writes "
+            "it, can hold code and is not opened here: load it where you trust it with "
+            "torch.load(weights_only=True), and store it with safetensors."
+        ) from error
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], source: str) -> None:

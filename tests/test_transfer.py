@@ -108,7 +108,7 @@ def test_damaged_tensors_are_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(WeightsError, match="SHA-256 differs"):
         weights.load("small", tmp_path)
-    with pytest.raises(WeightsError, match="not a safetensors file"):
+    with pytest.raises(WeightsError, match="not a safetensors file.*A pickle"):
         weights.read(path)
 
 
@@ -119,6 +119,8 @@ def test_damaged_tensors_are_refused(tmp_path):
         ("3", "cannot be read"),
         ("[]", "does not say: architecture"),
         (json.dumps({k: v for k, v in ABOUT.items() if k != "mean"}), "does not say: mean, sha256"),
+        (json.dumps(ABOUT | {"sha256": "0", "classes": ["a", "b"]}), "its network has 10"),
+        (json.dumps(ABOUT | {"sha256": "0", "classes": 10}), "its network has 10"),
     ],
 )
 def test_a_damaged_description_is_refused(tmp_path, text, says):
@@ -144,6 +146,11 @@ def test_tensors_without_a_description_are_refused(tmp_path):
         ({"block": "BasicBlock"}, "no ResNet can be built"),
         (ARCHITECTURE | {"depth": 3}, "no ResNet can be built"),
         (ARCHITECTURE | {"stem": "other"}, "no ResNet can be built"),
+        (ARCHITECTURE | {"width": 10**6}, "from 1 to 1,000"),
+        (ARCHITECTURE | {"num_classes": "10"}, "from 1 to 1,000"),
+        (ARCHITECTURE | {"layers": [1] * 9}, "at most 8"),
+        (ARCHITECTURE | {"layers": [[1]]}, "at most 8"),
+        (ARCHITECTURE | {"layers": 3}, "no ResNet can be built"),
     ],
 )
 def test_an_architecture_that_cannot_be_built_is_refused(wrong, says):
