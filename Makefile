@@ -64,7 +64,7 @@ address: $(READY) ## set the public address everywhere (URL=…), or bring it in
 
 lock: ## write requirements.txt anew from pyproject.toml (needs uv)
 	$(UV) pip compile --quiet --universal --python-version 3.11 --upgrade \
-	  --custom-compile-command "make lock" --extra book --extra dev pyproject.toml -o requirements.txt
+	  --custom-compile-command "make lock" --extra book --extra deploy --extra dev pyproject.toml -o requirements.txt
 	printf '%s\n' '# The package itself, from this folder.' '-e .' >> requirements.txt
 
 clean: ## remove the built book (.venv, data and runs stay)

@@ -230,7 +230,7 @@ def test_a_piece_without_annotations_is_the_same():
 
 DECLARED = [Requirement(text) for text in PROJECT["dependencies"]]
 EXTRAS = [Requirement(t) for texts in PROJECT["optional-dependencies"].values() for t in texts]
-IMPORTED_AS = {"pillow": "PIL", "huggingface-hub": "huggingface_hub"}
+IMPORTED_AS = {"pillow": "PIL", "huggingface-hub": "huggingface_hub", "scikit-image": "skimage"}
 
 
 def pins() -> dict[str, list[Requirement]]:
