@@ -51,6 +51,7 @@ def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> 
     Source: Guo et al. (2017), "On Calibration of Modern Neural Networks", equation 3.
     """
     classes = probabilities.shape[1]
+    probabilities = probabilities.double()  # the bins' sums of thousands stay exact to 1e-6
     return multiclass_calibration_error(probabilities, labels, classes, n_bins=bins).item()
 
 
@@ -61,12 +62,13 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     neither trained the network nor judge it. Source: Guo et al. (2017), section 4.2.
     Built in chapter 10
     """
+    logits, labels = logits.double().clone(), labels.clone()  # usable outside inference mode
     log_t = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_t], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(logits.double() / log_t.exp(), labels)
+        loss = F.cross_entropy(logits / log_t.exp(), labels)
         loss.backward()
         return loss
 

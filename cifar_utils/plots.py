@@ -11,6 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from cifar_utils import metrics
 from cifar_utils.training import History
 
 plt.rcParams.update(
@@ -135,5 +136,114 @@ def bars(
     ax.set(xlabel=xlabel)
     if reference is not None:
         ax.axvline(reference, color="0.4", linestyle="--", linewidth=1)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize="large")
+
+
+def bands(
+    groups: dict[str, Sequence[History]],
+    quantities: Sequence[str] = ("val_loss", "val_accuracy"),
+    spread: str = "range",
+    title: str | None = None,
+) -> None:
+    """One panel a quantity over epochs: of each group of runs the mean, in a band of its spread.
+
+    quantities: names of `History`'s lists. spread: "range", from the lowest run to the highest, or
+    "std", one standard deviation to either side (of a single run: no band). Raises ValueError for
+    another spread, for a group without runs, and for runs of different lengths.
+    """
+    if spread not in ("range", "std"):
+        raise ValueError(f"spread is 'range' or 'std', not {spread!r}")
+    _, axes = plt.subplots(1, len(quantities), figsize=(4.2 * len(quantities), 3), squeeze=False)
+    for ax, quantity in zip(axes[0], quantities, strict=True):
+        for name, histories in groups.items():
+            lists = [getattr(history, quantity) for history in histories]
+            if not lists or not lists[0] or len({len(values) for values in lists}) > 1:
+                lengths = sorted({len(values) for values in lists})
+                raise ValueError(f"{name}: one number of epochs is needed, found {lengths}")
+            runs = torch.tensor(lists, dtype=torch.float64)  # (runs, epochs)
+            mean, epochs = runs.mean(0), range(1, runs.shape[1] + 1)
+            low, high = runs.aminmax(dim=0)
+            if spread == "std":
+                deviation = runs.std(0, correction=1 if len(runs) > 1 else 0)
+                low, high = mean - deviation, mean + deviation
+            line = ax.plot(epochs, mean, marker=".", label=f"{name} ({len(runs)})")[0]
+            ax.fill_between(epochs, low, high, color=line.get_color(), alpha=0.25, linewidth=0)
+        ax.set(xlabel="epoch", ylabel=quantity.replace("_", " "))
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.legend(fontsize=8)
+    if title:
+        plt.gcf().suptitle(title, x=0.01, ha="left", fontsize="large")
+
+
+def confusion_map(
+    counts: Tensor,
+    names: Sequence[str],
+    title: str | None = None,
+    groups: Sequence[int] | Tensor | None = None,
+) -> None:
+    """A confusion matrix: a row for each true class, a column for each answer, shares of the row.
+
+    counts: (C, C), as `metrics.confusion_matrix` gives them. Color shows mistakes only: right
+    answers, on the diagonal, stand as numbers in white cells, or they would outshine everything.
+    groups: (C,) number of each class's group; the classes are then sorted by group, with lines
+    between the blocks, and `names` are those of the groups. Cells hold numbers up to 20 classes.
+    """
+    shares, classes = counts / counts.sum(1, keepdim=True).clamp(min=1), len(counts)
+    sizes = torch.ones(classes, dtype=torch.int64)
+    if groups is not None:
+        groups = torch.as_tensor(groups)
+        order, sizes = groups.argsort(stable=True), groups.bincount(minlength=len(names))
+        shares = shares[order][:, order]
+    if len(names) != len(sizes):
+        raise ValueError(f"{len(names)} names for {len(sizes)} rows")
+    mistakes = shares.masked_fill(torch.eye(classes, dtype=torch.bool), 0)
+    figure, ax = plt.subplots(figsize=(6.4, 5.6))
+    limit = mistakes.max().clamp(min=1e-6).item()
+    drawn = ax.imshow(mistakes.numpy(), cmap="Blues", vmin=0, vmax=limit)
+    figure.colorbar(drawn, label="share of the true class", shrink=0.8)
+    if classes <= 20:
+        for i, j in ((100 * shares).round() >= 1).nonzero().tolist():
+            dark = mistakes[i, j] > 0.6 * limit
+            style = {"color": "white" if dark else "black", "ha": "center", "va": "center"}
+            ax.text(j, i, f"{100 * shares[i, j]:.0f}", fontsize=8, **style)
+    ends = sizes.cumsum(0)
+    places, small = (ends - sizes / 2 - 0.5).tolist(), 9 if len(names) <= 12 else 7
+    if groups is not None:
+        for edge in (ends[:-1] - 0.5).tolist():
+            ax.axhline(edge, color="0.75", linewidth=0.5)
+            ax.axvline(edge, color="0.75", linewidth=0.5)
+    ax.set_xticks(places, names, rotation=90, fontsize=small)
+    ax.set_yticks(places, names, fontsize=small)
+    ax.set(xlabel="answer", ylabel="true class")
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize="large")
+
+
+def reliability(
+    answers: dict[str, tuple[Tensor, Tensor]], title: str | None = None, bins: int = 15
+) -> None:
+    """Accuracy over confidence, bin by bin with 95 % Wilson intervals, and how full the bins are.
+
+    answers: for each line its confidences (N,) in 0..1 and which answers were right, (N,) bool.
+    Below the dashed line the network is too sure, above it not sure enough.
+    """
+    figure, (ax, below) = plt.subplots(2, 1, figsize=(5.4, 5.2), sharex=True, height_ratios=(3, 1))
+    ax.plot([0, 1], [0, 1], "--", color="0.5", linewidth=1)
+    for i, (name, (confidence, right)) in enumerate(answers.items()):
+        place = (confidence * bins).long().clamp(max=bins - 1)  # the bins of calibration_error
+        total, hits = place.bincount(minlength=bins), place[right].bincount(minlength=bins)
+        full = total.nonzero().flatten()
+        middle = torch.stack([confidence[place == b].mean() for b in full])
+        share = hits[full] / total[full]
+        ends = [metrics.wilson_interval(h, n) for h, n in zip(hits[full], total[full], strict=True)]
+        error = (torch.tensor(ends) - share[:, None]).abs().T
+        points = (x.numpy() for x in (middle, share, error))
+        ax.errorbar(*points, color=f"C{i}", marker="o", ms=4, capsize=2, label=name)
+        edges = torch.linspace(0, 1, bins + 1).numpy()
+        below.stairs(total.numpy(), edges, color=f"C{i}", linewidth=1.6)
+    ax.set(ylabel="accuracy", ylim=(0, 1.02))
+    below.set(xlabel="confidence", ylabel="pictures", yscale="log")
+    ax.legend(fontsize=9)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize="large")
