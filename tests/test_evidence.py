@@ -161,6 +161,26 @@ def test_an_import_counts_where_it_is_used_or_passed_on(house_of_one):
     assert seen[0] == seen[1] != seen[2]
 
 
+@pytest.mark.parametrize("code", ["from apps import one", "run('-m', 'apps.one')"])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("apps/one.py", "from apps.two import x\nprint(1)\n"),
+        ("apps/two/x.py", "x = 2\n"),
+        ("cifar_utils/data.py", "def load():\n    return 2\n"),
+    ],
+)
+def test_a_program_that_a_page_starts_makes_it_old(house_of_one, code, name, text):
+    (house_of_one / "apps/two").mkdir(parents=True)
+    (house_of_one / "apps/one.py").write_text("from apps.two import x\n", encoding="utf-8")
+    (house_of_one / "apps/two/x.py").write_text(
+        "from cifar_utils import data\nx = data.load()\n", encoding="utf-8"
+    )
+    before = freshness.digest(notebook(code), house_of_one)
+    (house_of_one / name).write_text(text, encoding="utf-8")
+    assert freshness.digest(notebook(code), house_of_one) != before
+
+
 def test_the_digest_is_the_same_on_every_python(house_of_one):
     known = "5ddf49d1796bd6b6b2f25a037af8f6f04aec729257f466f6d8aff70699144743"
     assert freshness.digest(notebook(*LESSON), house_of_one) == known

@@ -1,7 +1,7 @@
 """The digest that says whether a notebook's outputs are older than what made them.
 
-It covers the notebook's code cells, what they can reach of cifar_utils, the studies and the shipped
-networks they load. Comments, docstrings, layout and Markdown do not count. It is the same on every
+It covers the notebook's code cells, what they can reach of cifar_utils, the programs of apps/ that
+they start, the studies and the shipped networks they load. Comments, docstrings, layout and Markdown do not count. It is the same on every
 Python the book supports.
 """
 
@@ -78,6 +78,32 @@ def study_scripts(name: str, root: Path = ROOT) -> dict[str, ast.AST]:
             found[name] = ast.parse(path.read_text(encoding="utf-8"))
             nodes = (n for n in ast.walk(found[name]) if isinstance(n, ast.ImportFrom))
             waiting += [node.module for node in nodes if node.module and not node.level]
+    return found
+
+
+def programs_in(tree: ast.AST) -> set[str]:
+    """Names of the programs of apps/ that a piece of code imports, or names as `apps.name`."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "apps":
+            found |= {alias.name for alias in node.names}
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [str(getattr(node, field, "")) for field in ("module", "value")]
+        found |= {match for name in names for match in re.findall(r"\bapps\.(\w+)", name)}
+    return found
+
+
+def program_scripts(names: Iterable[str], root: Path = ROOT) -> dict[str, ast.AST]:
+    """The modules of these programs, and of those that they use in turn, by path below apps/."""
+    found, waiting, seen = {}, set(names), set()
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        for path in [root / "apps" / f"{name}.py", *sorted((root / "apps" / name).rglob("*.py"))]:
+            if path.exists():
+                tree = ast.parse(path.read_text(encoding="utf-8"))
+                found[path.relative_to(root / "apps").as_posix()] = tree
+                waiting |= programs_in(tree) - seen
     return found
 
 
@@ -164,7 +190,9 @@ def digest(notebook: dict, root: Path = ROOT) -> str:
     """
     cells = [ast.parse(code) for code in code_of(notebook)]
     parts = {"cells": [plain(cell) for cell in cells]}
-    for name, nodes in reached(cells, root).items():
+    programs = program_scripts(set().union(*map(programs_in, cells)), root)
+    parts |= {f"apps/{name}": plain(tree) for name, tree in programs.items()}
+    for name, nodes in reached([*cells, *programs.values()], root).items():
         parts[f"{PACKAGE}.{name}"] = [plain(node) for node in nodes]
     for name in set().union(*map(studies_in, cells)):
         scripts = study_scripts(name, root)
