@@ -277,7 +277,7 @@ def test_bootstrap_does_nothing_here(monkeypatch):
     import subprocess
 
     monkeypatch.setattr(subprocess, "run", pytest.fail)
-    exec(address.BOOTSTRAP.format(url="https://github.com/a/b", name="b"), {})
+    exec(address.bootstrap("https://github.com/a/b", "01_data"), {})
 
 
 def test_generated_text_is_in_step():

@@ -15,6 +15,12 @@ from house import PLACEHOLDER, ROOT, dump, lines, notebooks, read, source, write
 SETTING = re.compile(r"^(repository:\n(?:[ ]+.*\n)*?[ ]+url:[ ]*)(\S+)", re.M)
 BADGE = re.compile(r"^\[!\[Open in Colab\].*\n\n?", re.M)
 FOLLOWERS = ("README.md", "CONTRIBUTING.md", "CITATION.cff", "pyproject.toml", "book/*.md")
+# What Colab lacks, in every chapter and in some; names that both pip and import understand.
+NEEDED = "safetensors torchinfo torchmetrics"
+ALSO = {
+    "10_per_class": " captum",
+    "14_deploy": " onnx onnxruntime onnxscript prometheus_client python_multipart",
+}
 BOOTSTRAP = """\
 # On Google Colab: fetch the book's package, once. Anywhere else this cell does nothing.
 import sys
@@ -29,7 +35,7 @@ if "google.colab" in sys.modules:
     if not os.path.exists(folder):
         subprocess.run(["git", "clone", "--depth=1", url, folder], check=True)
     sys.path.insert(0, folder)
-    needed = ("captum", "safetensors", "torchinfo", "torchmetrics")
+    needed = "{needed}".split()
     absent = [p for p in needed if not importlib.util.find_spec(p)]
     if absent:
         subprocess.run([sys.executable, "-m", "pip", "install", "-q", *absent], check=True)
@@ -51,6 +57,12 @@ def badge(url: str, stem: str) -> str:
     return f"[![Open in Colab](../book/_static/colab.svg)]({link})"
 
 
+def bootstrap(url: str, stem: str) -> str:
+    """The code of the first cell of the notebook `stem`."""
+    needed = NEEDED + ALSO.get(stem, "")
+    return BOOTSTRAP.format(url=url, name=url.rpartition("/")[2], needed=needed)
+
+
 def addressed(notebook: dict, url: str, stem: str) -> dict:
     """`notebook` with its badge under the title and its bootstrap cell after the first cell."""
     first, *rest = notebook["cells"]
@@ -62,8 +74,8 @@ def addressed(notebook: dict, url: str, stem: str) -> dict:
         "id": "bootstrap",
         "outputs": [],
     }
-    code = BOOTSTRAP.format(url=url, name=url.rpartition("/")[2])
-    cell = cell | {"metadata": {"tags": ["bootstrap", "remove-cell"]}, "source": lines(code)}
+    code = lines(bootstrap(url, stem))
+    cell = cell | {"metadata": {"tags": ["bootstrap", "remove-cell"]}, "source": code}
     rest = [c for c in rest if c.get("id") != "bootstrap"]
     return notebook | {"cells": [first | {"source": lines(text)}, cell, *rest]}
 
