@@ -108,7 +108,7 @@ def test_damaged_tensors_are_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(WeightsError, match="SHA-256 differs"):
         weights.load("small", tmp_path)
-    with pytest.raises(WeightsError, match="not a safetensors file.*A pickle"):
+    with pytest.raises(WeightsError, match=r"not a safetensors file.*A pickle"):
         weights.read(path)
 
 

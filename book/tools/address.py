@@ -35,7 +35,8 @@ if "google.colab" in sys.modules:
     if not os.path.exists(folder):
         subprocess.run(["git", "clone", "--depth=1", url, folder], check=True)
     sys.path.insert(0, folder)
-    needed = "{needed}".split()
+    needed = ({needed}
+    )
     absent = [p for p in needed if not importlib.util.find_spec(p)]
     if absent:
         subprocess.run([sys.executable, "-m", "pip", "install", "-q", *absent], check=True)
@@ -59,7 +60,8 @@ def badge(url: str, stem: str) -> str:
 
 def bootstrap(url: str, stem: str) -> str:
     """The code of the first cell of the notebook `stem`."""
-    needed = NEEDED + ALSO.get(stem, "")
+    names = (NEEDED + ALSO.get(stem, "")).split()
+    needed = "".join(f'\n        "{name}",' for name in names)
     return BOOTSTRAP.format(url=url, name=url.rpartition("/")[2], needed=needed)
 
 

@@ -1,8 +1,8 @@
 """The digest that says whether a notebook's outputs are older than what made them.
 
 It covers the notebook's code cells, what they can reach of cifar_utils, the programs of apps/ that
-they start, the studies and the shipped networks they load. Comments, docstrings, layout and Markdown do not count. It is the same on every
-Python the book supports.
+they start, the studies and the shipped networks they load. Comments, docstrings, layout and
+Markdown do not count. It is the same on every Python the book supports.
 """
 
 import ast
