@@ -79,8 +79,8 @@ def save(name: str, model: nn.Module, about: dict[str, Any], folder: str | Path 
 def load(name: str, folder: str | Path = SHIPPED) -> tuple[models.ResNet, dict[str, Any]]:
     """A shipped network in eval mode, and what its JSON says about it.
 
-    Raises WeightsError for a name that is not there, a description that is not whole, and tensors
-    whose digest, names or shapes are not the ones described.
+    Raises WeightsError for a name that is not there, a description that is not whole or contradicts
+    itself, and tensors whose digest, names or shapes are not the ones described.
     """
     path = Path(folder) / f"{name}.safetensors"
     if not path.exists():

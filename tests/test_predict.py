@@ -898,6 +898,7 @@ def test_a_model_of_other_classes_or_architecture_is_refused(tmp_path):
         ABOUT | {"architecture": ARCHITECTURE | {"num_classes": 100}},
         tmp_path,
     )
-    model, about = weights.load("unsaid", tmp_path)  # whole, but its ten names are not its classes
+    with pytest.raises(WeightsError, match="its network has 100"):
+        weights.load("unsaid", tmp_path)  # whole, but its ten names are not its classes
     with pytest.raises(WeightsError, match=r"10 classes.*\(100,\)"):
-        predict.predict(model, about, RGB)
+        predict.predict(network(100), ABOUT, RGB)
