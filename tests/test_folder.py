@@ -7,6 +7,7 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from torchvision.transforms import v2
 
 from cifar_utils import folder, predict
 from cifar_utils.folder import FolderError
@@ -16,7 +17,7 @@ def photo(number: int, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> I
     """A picture that differs from those of other numbers, whatever its size and mode."""
     draws = torch.Generator().manual_seed(number)
     pixels = torch.randint(256, (3, 8, 8), generator=draws).to(torch.uint8)
-    small = torchvision.transforms.v2.functional.to_pil_image(pixels)
+    small = v2.functional.to_pil_image(pixels)
     return small.resize(size, Image.Resampling.NEAREST).convert(mode)
 
 
