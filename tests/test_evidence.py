@@ -33,13 +33,19 @@ def notebook(*cells: str, **metadata) -> dict:
 
 
 def unsound(notebook: dict) -> list[str]:
-    """Code cells that never ran, ran out of order, or show an error or a warning."""
+    """Code cells that never ran, ran out of order, or show an error or a warning.
+
+    Exercises are the reader's to run, and hold nothing.
+    """
     found, last = [], 0
     for cell in (c for c in notebook["cells"] if c["cell_type"] == "code"):
         text = house.source(cell)
         count = cell["execution_count"]
         if not text.strip():
             found.append("an empty cell")
+        elif freshness.PRACTICE & set(house.tags(cell)):
+            if count is not None or cell["outputs"]:
+                found.append(f"an exercise that holds outputs: {text}")
         elif count is None or count <= last:
             found.append(f"not run, or not in order: {text}")
         last = count or last
@@ -66,6 +72,9 @@ def test_unsound_outputs_are_seen():
         bad = copy.deepcopy(good)
         bad["cells"][1] |= change
         assert unsound(bad)
+    asked = {"metadata": {"tags": ["exercise"]}}
+    assert unsound({"cells": [good["cells"][0], good["cells"][1] | asked]})
+    assert not unsound({"cells": [good["cells"][0] | asked | {"execution_count": None}]})
 
 
 @each_chapter
@@ -359,6 +368,22 @@ def test_a_chapter_is_run_stored_and_then_left_alone(small_house, capsys):
     assert stored == house.dump(found), "laid out as the other tools lay it out"
     assert run() == 0 and "skipped" in capsys.readouterr().out
     assert path.read_text("utf-8") == stored
+
+
+def test_exercises_are_neither_run_nor_stored(small_house):
+    path, put, run = small_house
+    put("")
+    found = house.read(path)
+    for tag in sorted(freshness.PRACTICE):
+        (cell,) = notebook("1 / 0")["cells"]
+        cell |= {"id": tag, "metadata": {"tags": [tag]}, "execution_count": 7}
+        cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "mine"}]
+        found["cells"].append(cell)
+    house.write(path, house.dump(found))
+    assert run("00") == 0
+    stored = house.read(path)
+    assert [c["id"] for c in stored["cells"]] == [c["id"] for c in found["cells"]]
+    assert not unsound(stored)
 
 
 @pytest.mark.parametrize(

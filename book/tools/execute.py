@@ -4,7 +4,7 @@ python book/tools/execute.py --budget laptop 01 04     these chapters; all of th
 
 What a chapter records (runs.start, load, record and claim) arrives through a file that the variable
 CIFAR_RECORD names. A chapter whose outputs and record are fresh is skipped; one that fails keeps
-what it had, and the command goes on with the others and exits 1.
+what it had, and the command goes on with the others and exits 1. Exercises are not run.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 import opening
-from freshness import digest
-from house import ROOT, notebooks, read, source, write
+from freshness import PRACTICE, digest
+from house import ROOT, notebooks, read, source, tags, write
 
 ABSOLUTE = r"(?<![\w.:/<~)\]-])/\w[\w.-]*/[\w.-]+|\b[A-Z]:\\\w"
 
@@ -83,6 +83,7 @@ def execute(
     """
     notebook = nbformat.read(path, as_version=4)
     before = digest(notebook, ROOT)
+    notebook.cells = [cell for cell in notebook.cells if not PRACTICE & set(tags(cell))]
     # One whole run, from the start: no checkpoint of an earlier one.
     shutil.rmtree(ROOT / "runs" / path.stem / budget, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -115,8 +116,10 @@ def execute(
     if digest(current, ROOT) != before:
         raise Refused("its code, or code that it uses, was changed while it ran")
     ran = {cell.id: cell for cell in notebook.cells if cell.cell_type == "code"}
-    for cell in (c for c in current.cells if c.id in ran):
-        cell.outputs, cell.execution_count = ran[cell.id].outputs, ran[cell.id].execution_count
+    for cell in (c for c in current.cells if c.cell_type == "code"):
+        done = ran.get(cell.id)  # None for exercises: they are the reader's to run
+        cell.outputs = done.outputs if done else []
+        cell.execution_count = done.execution_count if done else None
     made = {key: record.get(key) for key in ("device", "date")}
     current.metadata.cifar = {"digest": before, "budget": budget} | made
     about = {"chapter": path.stem, "budget": budget, "seconds": round(seconds, 1)}

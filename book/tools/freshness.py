@@ -1,8 +1,8 @@
 """The digest that says whether a notebook's outputs are older than what made them.
 
 It covers the notebook's code cells, what they can reach of cifar_utils, the programs of apps/ that
-they start, the studies and the shipped networks they load. Comments, docstrings, layout and
-Markdown do not count. It is the same on every Python the book supports.
+they start, the studies and the shipped networks they load. Comments, docstrings, layout, Markdown
+and exercises do not count. It is the same on every Python the book supports.
 """
 
 import ast
@@ -17,12 +17,15 @@ from pathlib import Path
 from house import ROOT, notebooks, read, source, tags
 
 PACKAGE = "cifar_utils"
+# Tags of the cells in which a reader works: they come last and no output of theirs is kept.
+PRACTICE = {"exercise", "check", "exercise-import"}
 
 
 def code_of(notebook: dict) -> list[str]:
-    """The sources of the code cells that count: all but the bootstrap cell and empty ones."""
+    """The sources of the code cells that count: not the bootstrap cell, exercises, empty ones."""
     cells = (c for c in notebook["cells"] if c["cell_type"] == "code")
-    return [source(c) for c in cells if "bootstrap" not in tags(c) and source(c).strip()]
+    aside = {"bootstrap"} | PRACTICE
+    return [source(c) for c in cells if not aside & set(tags(c)) and source(c).strip()]
 
 
 def docstring(node: ast.AST) -> bool:
