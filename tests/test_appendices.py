@@ -1502,3 +1502,17 @@ def test_terms_that_a_page_names_are_there():
     used = [r for p in BOOK.glob("*.md") for r in re.findall(r"\{term\}`([^`]+)`", text_of(p))]
     named = [(re.search(r"<(.+)>$", role) or re.match("(.*)", role))[1] for role in used]
     assert named and not set(named) - set(terms())
+
+
+# Terms that the chapters have in code, in headings or as a link elsewhere only.
+SILENT = "channels last;long tail;null control;ONNX;receptive field;stand-in;state_dict;tensor"
+
+
+def test_first_uses_lead_into_the_glossary():
+    linked = {
+        link.partition("#")[2]
+        for path in house.notebooks()
+        for link in LINK.findall(text_of(path))
+        if "glossary.md#" in link
+    }
+    assert {term for term in terms() if anchor_of(term) not in linked} == set(SILENT.split(";"))

@@ -335,6 +335,7 @@ def small_house(tmp_path, monkeypatch):
     """A repository whose only chapter takes a moment; the executor and its tools look there."""
     monkeypatch.setattr(execute, "ROOT", tmp_path)
     monkeypatch.setattr(execute.opening, "write_all", lambda: None)
+    monkeypatch.setattr(execute.tables, "write_all", lambda: None)
     path = tmp_path / "notebooks" / "00_small.ipynb"
     monkeypatch.setattr(execute, "notebooks", lambda: [path])
 

@@ -22,6 +22,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 import opening
+import tables
 from freshness import PRACTICE, digest
 from house import ROOT, notebooks, read, source, tags, write
 
@@ -155,6 +156,7 @@ def main() -> int:
             write(path, nbformat.writes(notebook) + "\n")
         print(f"{path.stem}: stored, {record['seconds']:.0f} s", flush=True)
     opening.write_all()
+    tables.write_all()
     if failed:
         print("Failed:", *failed, file=sys.stderr)
     return 1 if failed else 0

@@ -17,8 +17,9 @@ from pathlib import Path
 from house import ROOT, notebooks, read, source, tags
 
 PACKAGE = "cifar_utils"
-# Tags of the cells in which a reader works: they come last and no output of theirs is kept.
-PRACTICE = {"exercise", "check", "exercise-import"}
+# Tags of the cells that judge a reader's work: nothing that follows needs them, and no output of
+# theirs is kept.
+PRACTICE = {"exercise", "check", "exercise-import", "check-result"}
 
 
 def code_of(notebook: dict) -> list[str]:

@@ -36,22 +36,36 @@ def percent(record: dict) -> str:
     return "" if accuracy is None else f"{accuracy:.1%}" + (" (re-split)" if resplit else "")
 
 
+def spread(record: dict, root: Path = ROOT) -> str:
+    """The lowest and the highest headline over seeds, where runs with other seeds are on record."""
+    file = root / "results" / "studies" / "headlines.jsonl"
+    if record["budget"] != "laptop" or not file.exists():
+        return ""
+    rows = [json.loads(text) for text in file.read_text(encoding="utf-8").splitlines()]
+    found = [row["test_accuracy"] for row in rows if row["chapter"] == record["chapter"]]
+    if not found:
+        return ""
+    found.append(record["metrics"]["test_accuracy"])
+    return f", from {min(found):.1%} to {max(found):.1%} over {len(found)} seeds"
+
+
 def where(record: dict) -> str:
     stand_in = " on the stand-in" if (record.get("dataset") or {}).get("stand_in") else ""
     return f"`{record['budget']}` on {record['device']}{stand_in}"
 
 
-def line(found: list[dict]) -> str:
+def line(found: list[dict], root: Path = ROOT) -> str:
     """The line a chapter opens with: where, how long and how well it last ran."""
     said = []
     for record in found:
         accuracy = f", test accuracy {percent(record)}" if percent(record) else ""
+        accuracy += spread(record, root)
         said.append(f"{where(record)}: {duration(record['seconds'])}{accuracy}")
     dates = " and ".join(sorted({record["date"][:10] for record in found}))
     return f"*As last run, {dates}: {'; '.join(said)}.*" if said else "*Not run yet.*"
 
 
-def opened(notebook: dict, found: list[dict]) -> dict:
+def opened(notebook: dict, found: list[dict], root: Path = ROOT) -> dict:
     """`notebook` with its opening line brought up to date."""
     first, *rest = notebook["cells"]
     text = source(first)
@@ -59,7 +73,7 @@ def opened(notebook: dict, found: list[dict]) -> dict:
         blocks = text.split("\n\n")
         at = next((n + 1 for n, b in enumerate(blocks) if b[:1] not in "#["), len(blocks))
         text = "\n\n".join([*blocks[:at], "<!-- opening -->\n<!-- /opening -->", *blocks[at:]])
-    text = between(text, "opening", f"\n\n{line(found)}\n\n")
+    text = between(text, "opening", f"\n\n{line(found, root)}\n\n")
     return notebook | {"cells": [first | {"source": lines(text)}, *rest]}
 
 
@@ -102,7 +116,7 @@ def studies(root: Path = ROOT) -> str:
 
 def expected(root: Path = ROOT) -> dict[Path, str]:
     """Every file that holds generated text, with the text it should have."""
-    files = {p: dump(opened(read(p), records(p.stem, root))) for p in notebooks(root)}
+    files = {p: dump(opened(read(p), records(p.stem, root), root)) for p in notebooks(root)}
     for path, name, made in (
         (root / "README.md", "contents", contents(root)),
         (root / "book" / "preface.md", "contents", contents(root, "../")),
