@@ -15,13 +15,14 @@ PYTHON ?=
 BIN := .venv/bin
 READY := .venv/.ready
 PYTHONS := $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python)
+AXE_CORE := axe-core@4.14.1
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lab run study bench address lock clean
+.PHONY: help book test lab run study bench access dist text new-chapter address lock clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 13
 
 # The stamp is written last: a set-up that was interrupted starts anew at the next call, while
 # changed requirements only bring a finished one up to date.
@@ -39,6 +40,7 @@ $(READY): requirements.txt
 
 book: $(READY) ## build the HTML book, warnings as errors
 	$(BIN)/jupyter-book build --all -W -n --keep-going .
+	$(BIN)/python book/tools/editions.py build
 	@echo; echo "Open _build/html/index.html"
 
 test: $(READY) ## unit tests, then every notebook at budget smoke
@@ -55,9 +57,23 @@ study: $(READY) ## run or resume a study (NAME=…)
 	@test -f "studies/$(NAME).py" || { echo "make study NAME=…, one of:"; ls studies; exit 1; }
 	$(BIN)/python studies/$(NAME).py $(ARGS)
 	$(BIN)/python book/tools/opening.py
+	$(BIN)/python book/tools/tables.py
 
 bench: $(READY) ## measure what benchmarks/ compares
 	$(BIN)/python benchmarks/run.py
+
+access: $(READY) ## try every page of the built book with axe-core (needs npm, and a Chromium)
+	npm install --silent --no-save --no-audit --no-fund --prefix _build/axe $(AXE_CORE)
+	$(BIN)/python -m pytest -m built -n 2 --dist load tests/test_access.py $(ARGS)
+
+dist: book ## one zip of the book, to be read without a network
+	$(BIN)/python book/tools/dist.py
+
+text: $(READY) ## what there is to translate (EDITION=zh_CN: its catalogs, too)
+	$(BIN)/python book/tools/editions.py text $(EDITION)
+
+new-chapter: $(READY) ## a skeleton that runs: NUMBER=15 NAME=my_topic TITLE="My topic"
+	@$(BIN)/python book/tools/new_chapter.py "$(NUMBER)" "$(NAME)" "$(TITLE)"
 
 address: $(READY) ## set the public address everywhere (URL=…), or bring it in step
 	$(BIN)/python book/tools/address.py $(URL)
