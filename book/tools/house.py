@@ -1,8 +1,10 @@
 """What the book's tools share: where things lie, and notebooks read and written whole."""
 
+import argparse
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,3 +65,21 @@ def between(text: str, name: str, new: str) -> str:
     if not re.search(pattern, text, re.S):
         raise ValueError(f"no markers <!-- {name} --> … <!-- /{name} --> to write between")
     return re.sub(pattern, lambda m: m[1] + new + m[3], text, flags=re.S)
+
+
+def keep_in_step(expected: Callable[[], dict[Path, str]], about: str) -> int:
+    """The command line of a tool that writes generated text: write it all, or with --check nothing.
+
+    expected: every file that holds such text, with the text it should have. Returns 1 if --check
+    found one that differs, which it names.
+    """
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--check", action="store_true", help="change nothing, exit 1 if any would")
+    check, stale = parser.parse_args().check, 0
+    for path, text in expected().items():
+        if check and path.read_text(encoding="utf-8") != text:
+            print("out of step:", path.relative_to(ROOT))
+            stale += 1
+        elif not check and write(path, text):
+            print("written:", path.relative_to(ROOT))
+    return 1 if stale else 0

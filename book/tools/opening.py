@@ -7,13 +7,12 @@ python book/tools/opening.py             write them all
 python book/tools/opening.py --check     change nothing; exit 1 and name what is out of step
 """
 
-import argparse
 import json
 import re
 import sys
 from pathlib import Path
 
-from house import ROOT, between, dump, lines, notebooks, read, source, title, write
+from house import ROOT, between, dump, keep_in_step, lines, notebooks, read, source, title, write
 
 BUDGETS = ("laptop", "gpu", "smoke")
 
@@ -133,19 +132,5 @@ def write_all(root: Path = ROOT) -> None:
             print("written:", path.relative_to(root))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--check", action="store_true", help="change nothing, exit 1 if anything would"
-    )
-    if not parser.parse_args().check:
-        write_all()
-        return 0
-    stale = [p for p, text in expected().items() if p.read_text(encoding="utf-8") != text]
-    for path in stale:
-        print("out of step:", path.relative_to(ROOT))
-    return 1 if stale else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(keep_in_step(expected, __doc__.splitlines()[0]))

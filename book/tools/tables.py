@@ -7,7 +7,6 @@ python book/tools/tables.py             write them all
 python book/tools/tables.py --check     change nothing; exit 1 and name what is out of step
 """
 
-import argparse
 import re
 import statistics
 import sys
@@ -29,7 +28,7 @@ from cells import (
     told,
     versions,
 )
-from house import ROOT, between, notebooks, read, source, title, write
+from house import ROOT, between, keep_in_step, notebooks, read, source, title, write
 from opening import duration, records
 
 # --- The zoo --------------------------------------------------------------------------------------
@@ -253,17 +252,5 @@ def write_all(root: Path = ROOT) -> None:
             print("written:", path.relative_to(root))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="change nothing, exit 1 if any would")
-    if not parser.parse_args().check:
-        write_all()
-        return 0
-    stale = [p for p, text in expected().items() if p.read_text(encoding="utf-8") != text]
-    for path in stale:
-        print("out of step:", path.relative_to(ROOT))
-    return 1 if stale else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(keep_in_step(expected, __doc__.splitlines()[0]))
