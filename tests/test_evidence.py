@@ -334,8 +334,8 @@ print(os.environ["CIFAR_BUDGET"])"""
 def small_house(tmp_path, monkeypatch):
     """A repository whose only chapter takes a moment; the executor and its tools look there."""
     monkeypatch.setattr(execute, "ROOT", tmp_path)
-    monkeypatch.setattr(execute.opening, "write_all", lambda: None)
-    monkeypatch.setattr(execute.tables, "write_all", lambda: None)
+    monkeypatch.setattr(execute.opening, "expected", dict)
+    monkeypatch.setattr(execute.tables, "expected", dict)
     path = tmp_path / "notebooks" / "00_small.ipynb"
     monkeypatch.setattr(execute, "notebooks", lambda: [path])
 

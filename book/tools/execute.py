@@ -24,7 +24,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 import opening
 import tables
 from freshness import PRACTICE, digest
-from house import ROOT, notebooks, read, source, tags, write
+from house import ROOT, notebooks, read, source, tags, write, write_all
 
 ABSOLUTE = r"(?<![\w.:/<~)\]-])/\w[\w.-]*/[\w.-]+|\b[A-Z]:\\\w"
 
@@ -155,8 +155,7 @@ def main() -> int:
         if not args.keep_outputs:
             write(path, nbformat.writes(notebook) + "\n")
         print(f"{path.stem}: stored, {record['seconds']:.0f} s", flush=True)
-    opening.write_all()
-    tables.write_all()
+    write_all(opening.expected() | tables.expected())
     if failed:
         print("Failed:", *failed, file=sys.stderr)
     return 1 if failed else 0

@@ -67,6 +67,13 @@ def between(text: str, name: str, new: str) -> str:
     return re.sub(pattern, lambda m: m[1] + new + m[3], text, flags=re.S)
 
 
+def write_all(files: dict[Path, str], root: Path = ROOT) -> None:
+    """Write what differs, and name it."""
+    for path, text in files.items():
+        if write(path, text):
+            print("written:", path.relative_to(root))
+
+
 def keep_in_step(expected: Callable[[], dict[Path, str]], about: str) -> int:
     """The command line of a tool that writes generated text: write it all, or with --check nothing.
 
@@ -75,11 +82,10 @@ def keep_in_step(expected: Callable[[], dict[Path, str]], about: str) -> int:
     """
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--check", action="store_true", help="change nothing, exit 1 if any would")
-    check, stale = parser.parse_args().check, 0
-    for path, text in expected().items():
-        if check and path.read_text(encoding="utf-8") != text:
-            print("out of step:", path.relative_to(ROOT))
-            stale += 1
-        elif not check and write(path, text):
-            print("written:", path.relative_to(ROOT))
+    if not parser.parse_args().check:
+        write_all(expected())
+        return 0
+    stale = [p for p, text in expected().items() if p.read_text(encoding="utf-8") != text]
+    for path in stale:
+        print("out of step:", path.relative_to(ROOT))
     return 1 if stale else 0

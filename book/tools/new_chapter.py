@@ -14,7 +14,7 @@ from pathlib import Path
 import address
 import exercises
 import opening
-from house import ROOT, dump, lines, notebooks, write
+from house import ROOT, dump, lines, notebooks, write, write_all
 
 PARTS = "picture,stem,stage 1,stage 2,stage 3,stage 4,pool,classes".split(",")
 LIT = 'fill="#fde9c9" stroke="#b45309" stroke-width="2.5"'
@@ -234,7 +234,7 @@ def create(number: str, name: str, title: str, lit: list[str], root: Path = ROOT
     write(strips / f"{stem}.svg", drawing)
     write(root / "notebooks" / f"{stem}.ipynb", dump(notebook))
     write(toc, listed(toc.read_text(encoding="utf-8"), stem))
-    opening.write_all(root)
+    write_all(opening.expected(root), root)
     return stem
 
 

@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-from house import ROOT, between, dump, keep_in_step, lines, notebooks, read, source, title, write
+from house import ROOT, between, dump, keep_in_step, lines, notebooks, read, source, title
 
 BUDGETS = ("laptop", "gpu", "smoke")
 
@@ -124,12 +124,6 @@ def expected(root: Path = ROOT) -> dict[Path, str]:
         if path.exists():
             files[path] = between(path.read_text(encoding="utf-8"), name, made)
     return files
-
-
-def write_all(root: Path = ROOT) -> None:
-    for path, text in expected(root).items():
-        if write(path, text):
-            print("written:", path.relative_to(root))
 
 
 if __name__ == "__main__":

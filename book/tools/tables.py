@@ -28,7 +28,7 @@ from cells import (
     told,
     versions,
 )
-from house import ROOT, between, keep_in_step, notebooks, read, source, title, write
+from house import ROOT, between, keep_in_step, notebooks, read, source, title
 from opening import duration, records
 
 # --- The zoo --------------------------------------------------------------------------------------
@@ -244,12 +244,6 @@ def expected(root: Path = ROOT) -> dict[Path, str]:
         for make in makers:
             files[path] = between(files[path], make.__name__, f"\n\n{make(root)}\n\n")
     return files
-
-
-def write_all(root: Path = ROOT) -> None:
-    for path, text in expected(root).items():
-        if write(path, text):
-            print("written:", path.relative_to(root))
 
 
 if __name__ == "__main__":
