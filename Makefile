@@ -15,11 +15,13 @@ PYTHON ?=
 BIN := .venv/bin
 READY := .venv/.ready
 PYTHONS := $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python)
+# Tests that try a little in `make test` and long in `make torture`.
+TORTURE := $(shell grep -l '^from torture import' tests/test_*.py)
 AXE_CORE := axe-core@4.14.1
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lab run study bench access dist text new-chapter address lock clean
+.PHONY: help book test lab run study bench torture access dist text new-chapter address lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 13
@@ -61,6 +63,9 @@ study: $(READY) ## run or resume a study (NAME=…)
 
 bench: $(READY) ## measure what benchmarks/ compares
 	$(BIN)/python benchmarks/run.py
+
+torture: $(READY) ## try for long to break what must not break (TESTS="tests/test_kill.py")
+	CIFAR_TORTURE=1 $(BIN)/python -m pytest $(or $(TESTS),$(TORTURE)) $(ARGS)
 
 access: $(READY) ## try every page of the built book with axe-core (needs npm, and a Chromium)
 	npm install --silent --no-save --no-audit --no-fund --prefix _build/axe $(AXE_CORE)
