@@ -21,7 +21,7 @@ AXE_CORE := axe-core@4.14.1
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lab run study bench torture access dist text new-chapter address lock clean
+.PHONY: help book test lab run study bench torture audit access dist text new-chapter address lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 13
@@ -66,6 +66,9 @@ bench: $(READY) ## measure what benchmarks/ compares
 
 torture: $(READY) ## try for long to break what must not break (TESTS="tests/test_kill.py")
 	CIFAR_TORTURE=1 $(BIN)/python -m pytest $(or $(TESTS),$(TORTURE)) $(ARGS)
+
+audit: $(READY) ## look up known vulnerabilities and the licences of all pins
+	$(BIN)/python book/tools/audit.py
 
 access: $(READY) ## try every page of the built book with axe-core (needs npm, and a Chromium)
 	npm install --silent --no-save --no-audit --no-fund --prefix _build/axe $(AXE_CORE)

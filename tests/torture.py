@@ -1,4 +1,4 @@
-"""How hard the tests try that want to break things: a little in `make test`, long in `make torture`.
+"""How hard tests try to break things: a little in `make test`, long in `make torture`.
 
 Such a test takes its number of tries from `rounds`, draws them from a seed, and puts what it
 counted on record with `figures`; only a long run writes, to results/torture.json.
