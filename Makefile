@@ -66,9 +66,11 @@ bench: $(READY) ## measure what benchmarks/ compares
 
 torture: $(READY) ## try for long to break what must not break (TESTS="tests/test_kill.py")
 	CIFAR_TORTURE=1 $(BIN)/python -m pytest $(or $(TESTS),$(TORTURE)) $(ARGS)
+	$(BIN)/python book/tools/tables.py
 
 audit: $(READY) ## look up known vulnerabilities and the licences of all pins
 	$(BIN)/python book/tools/audit.py
+	$(BIN)/python book/tools/tables.py
 
 access: $(READY) ## try every page of the built book with axe-core (needs npm, and a Chromium)
 	npm install --silent --no-save --no-audit --no-fund --prefix _build/axe $(AXE_CORE)

@@ -12,6 +12,7 @@ import statistics
 import sys
 from pathlib import Path
 
+import promised
 from cells import (
     chapter,
     code,
@@ -232,6 +233,18 @@ TABLES = {
     "which_recipe": (few, choices),
     "teachers": (timings, exercises),
     "status": (ran, studied),
+    "promises": (
+        promised.kill,
+        promised.interrupt,
+        promised.disk,
+        promised.together,
+        promised.numbers,
+        promised.hostile,
+        promised.requests,
+        promised.memory,
+        promised.flaws,
+        promised.licences,
+    ),
 }
 
 
