@@ -23,6 +23,12 @@ WINDOW = 30.0  # seconds: how long too little may arrive; twice that at first, f
 HUB_RATE = 50_000  # bytes a second: the least for which the mirror is worth waiting
 ARCHIVE_RATE = 10_000  # the last resort is given more patience
 
+# What fetches must not go on for nobody: its standard input ends when its parent does, however.
+CHILD = """
+import os, threading
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
+"""
+
 HUB = """
 import sys
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
@@ -94,8 +100,8 @@ def _run(code: str, arguments: list[str], staging: Path, total: int, rate: int) 
     }
     with tempfile.TemporaryFile() as said:
         child = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments],
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-c", CHILD + code, *arguments],
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=said,
             env=environment,
@@ -114,6 +120,7 @@ def _run(code: str, arguments: list[str], staging: Path, total: int, rate: int) 
                     print(f"  {has / 1e6:.0f} of {total / 1e6:.0f} MB", flush=True)
                     had, patience = has, WINDOW
         finally:
+            child.stdin.close()
             child.kill()
             child.wait()
             if child.returncode and not list(staging.glob("*/*.parquet")):
