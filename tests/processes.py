@@ -14,9 +14,7 @@ from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 if sys.platform == "linux":
-    CONTEXT.set_forkserver_preload(
-        "pytest cifar_utils.runs".split()
-    )
+    CONTEXT.set_forkserver_preload("pytest cifar_utils.runs".split())
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows ends a process at once with either
 
 

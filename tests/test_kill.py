@@ -1,22 +1,33 @@
 """Killed at any moment, whatever runs goes on from whole files; interrupted, it stays usable."""
 
 import collections
+import contextlib
 import itertools
+import json
 import os
 import random
+import shutil
+import subprocess
+import sys
 import threading
+import time
 import types
 from pathlib import Path
 
-import pytest
-import torch
-
 import processes
-from cifar_utils import checkpoints, data, runs
-from cifar_utils.checkpoints import CheckpointError
+import psutil
+import pytest
+import test_data
+import test_evidence
+import torch
 from processes import KILL, Voice
 from test_checkpoints import EPOCHS, Job, differences, untimed
 from torture import figures, rounds
+
+from cifar_utils import catalog, checkpoints, data, fetch, runs, sources
+from cifar_utils.checkpoints import CheckpointError
+
+small, hub = test_data.small, test_data.hub  # fixtures
 
 # --- A training ---------------------------------------------------------------------------------
 
@@ -154,3 +165,239 @@ def test_a_resume_that_forgets_its_draws_does_not_survive_this(undisturbed, tmp_
     killed_again_and_again(tmp_path, [("written", 2)], "forgets draws")
     with pytest.raises(AssertionError):
         require_same_end(tmp_path, undisturbed)
+
+
+# --- A study ------------------------------------------------------------------------------------
+
+ROWS = [{"rate": rate, "seed": seed} for rate in (0.1, 0.2) for seed in (0, 1)]
+
+
+def study(say, folder: Path, aim=None, broken=None):
+    """One start of a study whose rows take a moment each."""
+    voice = Voice(say, aim)
+    runs.ROOT, os.environ["CIFAR_BUDGET"] = folder, "smoke"
+    if broken:
+        runs.replace_text = lambda file, text: [
+            file.parent.mkdir(parents=True, exist_ok=True),
+            file.write_text(text[:-9]),
+            voice("half"),
+            file.write_text(text),
+        ]
+
+    def one(run, rate, seed):
+        voice("row", rate, seed)
+        return {"draw": torch.rand(1).item()}
+
+    Path.write_text = voice.before("write", Path.write_text)
+    os.replace = voice.before("move", os.replace)
+    runs.run_study("rates", ROWS, one)
+
+
+def recorded(folder: Path) -> list[dict]:
+    """Each row on record: what it is, and what it drew."""
+    file = folder / "runs" / "studies" / "rates.jsonl"
+    names = ("rate", "seed", "draw")
+    return [{n: row[n] for n in names} for row in runs.read_rows(file)] if file.exists() else []
+
+
+def test_a_study_killed_between_and_within_rows_repeats_none(tmp_path):
+    draw, hit, studies = random.Random(8), collections.Counter(), 0
+    processes.run(study, tmp_path / "whole")
+    whole = recorded(tmp_path / "whole")
+    assert len(whole) == len(ROWS)
+    while hit.total() < rounds(2, 60):
+        folder, done = tmp_path / str(studies), []
+        while len(done) < len(ROWS):
+            phase = "row" if rounds(1, 0) else draw.choice(["row", "write", "move"])
+            aim = (phase, draw.choice([1, 2, 3]))
+            process, heard = processes.start(study, folder, aim)
+            said = processes.listen(process, heard)
+            ran = [words[1:] for words in said if words[0] == "row"]
+            assert not set(ran) & {(row["rate"], row["seed"]) for row in done}, "done again"
+            hit += collections.Counter([phase] if process.exitcode else [])
+            done = recorded(folder)
+            assert done == whole[: len(done)], aim
+        studies += 1
+    figures("kill", "study", tries=hit.total(), studies=studies, **hit)
+
+
+def test_rows_written_in_place_do_not_survive_this(tmp_path):
+    process, heard = processes.start(study, tmp_path, ("half", 2), "in place")
+    processes.listen(process, heard)
+    with pytest.raises(ValueError, match=r"delimiter|Unterminated"):
+        recorded(tmp_path)
+
+
+# --- Downloads ----------------------------------------------------------------------------------
+
+
+def no_route(spec, folder):
+    raise fetch.NotHad("not in this test")
+
+
+def download(say, aim, place: Path, environment: dict, spec, official: dict | None):
+    """Load a data set that has to be fetched first; `official` describes the archive, if it is."""
+    voice = Voice(say, aim)
+    os.environ |= environment
+    sources.DATA = place
+    if official:
+        spec.official = type(spec.official.__name__, (spec.official,), official)
+    catalog.SPECS["cifar10"] = spec
+    setattr(fetch, "from_hub" if official else "from_archive", no_route)
+    begin = subprocess.Popen
+
+    def begun(*arguments, **options):
+        child = begin(*arguments, **options)
+        voice("child", child.pid)
+        return child
+
+    subprocess.Popen = begun
+    os.replace = voice.before("move", os.replace)
+    shutil.rmtree = voice.before("clear", shutil.rmtree)
+    data.load("cifar10")
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def test_a_download_killed_anywhere_leaves_nothing_or_all(hub, small, tmp_path, monkeypatch):
+    """A later call completes it; the process that fetched does not outlive who asked for it."""
+    draw, hit = random.Random(8), collections.Counter()
+    names = ("HF_ENDPOINT", "HF_HOME", "NO_PROXY", "XDG_CACHE_HOME")
+    environment = {name: os.environ[name] for name in names}
+    for i in range(rounds(1, 16)):
+        place = tmp_path / str(i)
+        aim = draw.choice([None, ("child", 1), ("move", 1), ("clear", 1), ("move", 2)])
+        aim = aim if rounds(0, 1) else None
+        hub.pause, asked = 60 if aim in (None, ("child", 1)) else 0, len(hub.log)
+        arguments = (aim, place, environment, catalog.SPECS["cifar10"], None)
+        process, heard = processes.start(download, *arguments)
+        while not aim and not [call for call in hub.log[asked:] if "/cdn/" in call[1]]:
+            time.sleep(0.05)
+        killer = threading.Timer(draw.uniform(0, 1.5), process.kill)
+        if not aim:
+            killer.start()
+        said = processes.listen(process, heard)
+        killer.cancel()
+        hit[said[-1][0] if process.exitcode else "too late"] += 1
+        (child,) = [words[1] for words in said if words[0] == "child"]
+        patience = time.monotonic() + 20
+        while alive(child) and time.monotonic() < patience:
+            time.sleep(0.05)
+        assert not alive(child), "the download goes on for nobody"
+        there = sorted(path.name for path in (place / "cifar10").rglob("*.parquet"))
+        assert there in ([], test_data.SHARDS), aim
+        hub.pause = 0
+        monkeypatch.setattr(sources, "DATA", place)
+        test_data.same(data.load("cifar10"), small["cifar10"])
+        assert [path.name for path in place.iterdir() if path.is_dir()] == ["cifar10"], aim
+        shutil.rmtree(os.environ["XDG_CACHE_HOME"])
+    figures("kill", "download", tries=hit.total(), **hit)
+
+
+# --- Programs -----------------------------------------------------------------------------------
+
+OPTIONS = "--budget smoke --train-pictures 300 --test-pictures 100 --hold-out 100 --device cpu"
+
+
+def train_program(say, folder: Path):
+    """`python -m apps.train`, its output heard line by line."""
+    from apps import train
+
+    torch.set_num_threads(1)
+    sys.stdout = types.SimpleNamespace(
+        write=lambda text: say.send(("said", text)) if text.strip() else None, flush=lambda: None
+    )
+    if code := train.main([*OPTIONS.split(), "--out", str(folder)]):
+        sys.exit(code)
+
+
+def learned(folder: Path):
+    """What a program left: its state, and its result without the times."""
+    state = checkpoints.load(folder / "checkpoint.pt")
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    for part in (state["history"], result["history"]):
+        del part["seconds"]
+    del result["seconds"]
+    return state, result
+
+
+def test_the_program_killed_goes_on_to_the_same_bits(tmp_path):
+    """The first time it is the real command; then the same by processes that start at once."""
+    processes.run(train_program, tmp_path / "whole")
+    whole, draw, kills = learned(tmp_path / "whole"), random.Random(8), 0
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-m", "apps.train", *OPTIONS.split(), "--out", str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, cwd=runs.ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    ) as program:
+        for line in program.stdout:
+            if line.startswith("epoch   2"):
+                program.kill()
+                break
+    assert epochs_in(folder / "checkpoint.pt") in (1, 2)
+    said = "".join(words[1] for words in processes.run(train_program, folder))
+    assert "of 3 epochs are done" in said and "epoch   1/3" not in said
+    assert differences(whole, learned(folder)) == []
+    for i in range(rounds(0, 10)):
+        folder, process = tmp_path / str(i), None
+        while process is None or process.exitcode:
+            process, heard = processes.start(train_program, folder)
+            killer = threading.Timer(draw.uniform(0.2, 3), process.kill)
+            killer.start()
+            processes.listen(process, heard)
+            killer.cancel()
+            kills += process.exitcode != 0
+            epochs_in(folder / "checkpoint.pt")  # raises if it cannot be read
+        assert differences(whole, learned(folder)) == [], i
+        assert not list(folder.glob("*.part"))
+    figures("kill", "apps.train", tries=kills + 1)
+
+
+def run_chapter(say, house: Path, aim=None):
+    """`make run` in a house of one small chapter."""
+    import execute
+
+    voice = Voice(say, aim)
+    execute.ROOT, execute.notebooks = house, lambda: [house / "notebooks" / "00_small.ipynb"]
+    execute.opening.expected = execute.tables.expected = dict
+    sys.argv = ["execute.py", "--budget", "laptop"]
+    os.replace = voice.before("move", os.replace)
+    sys.stdout = types.SimpleNamespace(
+        write=lambda text: voice("cell") if "[1]" in text else None, flush=lambda: None
+    )
+    if code := execute.main():
+        sys.exit(code)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a kernel takes long to start anew")
+def test_make_run_killed_keeps_the_stored_chapter(tmp_path):
+    """Old or new, the notebook and its record are whole; a later call completes them."""
+    text = test_evidence.SMALL.replace("STAND_IN", "False")
+    cells = [{"cell_type": "markdown", "metadata": {}, "source": "# Small", "id": "a"}]
+    cells += [test_evidence.notebook(text)["cells"][0] | {"id": "b", "execution_count": None}]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    whole = {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+    path = tmp_path / "notebooks" / "00_small.ipynb"
+    record = tmp_path / "results" / "00_small.laptop.json"
+    path.parent.mkdir()
+    old = json.dumps(whole)
+    tries = [("cell", 1), ("move", 1), ("move", 2)][: rounds(1, 3)]
+    for aim in tries:
+        path.write_text(old, encoding="utf-8")
+        record.unlink(missing_ok=True)
+        process, heard = processes.start(run_chapter, tmp_path, aim)
+        said = processes.listen(process, heard)
+        assert said[-1] == aim[:1]
+        assert path.read_text(encoding="utf-8") == old
+        assert record.exists() == (aim == ("move", 2)), "the record comes first"
+        if rounds(0, 1):
+            processes.run(run_chapter, tmp_path)
+            stored, digest = json.loads(path.read_text()), json.loads(record.read_text())["digest"]
+            assert stored["metadata"]["cifar"]["digest"] == digest
+            assert not list(tmp_path.rglob("*.part")), aim
+    figures("kill", "make run", tries=len(tries))
