@@ -3,6 +3,7 @@
 They hold tensors and plain values only, so that `torch.load` reads them with `weights_only=True`.
 """
 
+import contextlib
 import os
 import pickle
 import warnings
@@ -24,18 +25,33 @@ class CheckpointError(RuntimeError):
 
 
 def save(path: str | Path, state: dict[str, Any]) -> None:
-    """Write `state` to `path`; whoever looks finds the old file whole or the new one whole."""
+    """Write `state` to `path`; whoever looks finds the old file whole or the new one whole.
+
+    Raises CheckpointError where there is no space, or nothing may be written.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:
             torch.save(_native(state), file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
+    except (OSError, RuntimeError) as error:  # torch makes RuntimeErrors of the former
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
+        if cause is None:
+            raise
+        before = "what it held before is whole" if os.path.exists(path) else "there is none yet"
+        raise CheckpointError(
+            f"{path} could not be written ({cause.strerror or cause}); {before}. Make room there, or "
+            "make it writable, and run this training again: it goes on from what is there."
+        ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a read-only disk even for a file that is not there
+            part.unlink(missing_ok=True)
 
 
 def _native(value: Any) -> Any:
