@@ -4,8 +4,10 @@ They hold tensors and plain values only, so that `torch.load` reads them with `w
 """
 
 import contextlib
+import glob
 import os
 import pickle
+import time
 import warnings
 import zipfile
 from collections import Counter
@@ -33,6 +35,7 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _clear(path)
         with open(part, "wb") as file:
             torch.save(_native(state), file)
             file.flush()
@@ -52,6 +55,14 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
     finally:
         with contextlib.suppress(OSError):  # on a read-only disk even for a file that is not there
             part.unlink(missing_ok=True)
+
+
+def _clear(path: Path) -> None:
+    """Remove what processes killed while writing `path` left; of the last minute is a live one's."""
+    for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+        with contextlib.suppress(OSError):  # gone by now, or not ours to remove
+            if time.time() - part.stat().st_mtime > 60:
+                part.unlink()
 
 
 def _native(value: Any) -> Any:
