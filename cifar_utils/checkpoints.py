@@ -154,8 +154,10 @@ def require_same(saved: dict[str, Any], now: dict[str, Any], path: str | Path) -
                 name = next(n for n in {**was, **is_now} if was.get(n) != is_now.get(n))
                 key, was, is_now = f"{key}[{name}]", was.get(name), is_now.get(name)
             raise CheckpointError(
-                f"{path} comes from another training: {key} was {was}, now {is_now}. "
-                "Give this training another checkpoint file, or move that one away."
+                f"{path} comes from another training: {key} was {was}, now {is_now}. If it is "
+                "this one, interrupted: make network, optimizer and scheduler anew (run their "
+                "cells again), and it goes on. Else give this training another checkpoint file, or "
+                "move that one away."
             )
 
 
