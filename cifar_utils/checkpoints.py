@@ -11,6 +11,7 @@ import time
 import warnings
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,31 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
 
     Raises CheckpointError where there is no space, or nothing may be written.
     """
-    path = Path(path)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _clear(path)
-        with open(part, "wb") as file:
+        with replacing(Path(path)) as part, open(part, "wb") as file:
             torch.save(_native(state), file)
             file.flush()
             os.fsync(file.fileno())
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} could not be written: {error.strerror}. Training goes on from what is there."
+        ) from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write, which in the end takes the place of `path`, in one step or not at all.
+
+    What killed processes left of such files is removed. An OSError names `path`, and what to do.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+            with contextlib.suppress(OSError):  # gone by now, or not ours to remove
+                if time.time() - left.stat().st_mtime > 60:  # a younger one may be being written
+                    left.unlink()
+        yield part
         os.replace(part, path)
     except (OSError, RuntimeError) as error:  # torch makes RuntimeErrors of the former
         cause: BaseException | None = error
@@ -47,22 +64,11 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
             cause = cause.__context__
         if cause is None:
             raise
-        before = "what it held before is whole" if os.path.exists(path) else "there is none yet"
-        raise CheckpointError(
-            f"{path} could not be written ({cause.strerror or cause}); {before}. Make room there, or "
-            "make it writable, and run this training again: it goes on from what is there."
-        ) from error
+        what = f"{cause.strerror or cause}; what was there is whole. Make room, and run this again"
+        raise OSError(cause.errno, what, str(path)) from error
     finally:
         with contextlib.suppress(OSError):  # on a read-only disk even for a file that is not there
             part.unlink(missing_ok=True)
-
-
-def _clear(path: Path) -> None:
-    """Remove what processes killed while writing `path` left; of the last minute is a live one's."""
-    for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
-        with contextlib.suppress(OSError):  # gone by now, or not ours to remove
-            if time.time() - part.stat().st_mtime > 60:
-                part.unlink()
 
 
 def _native(value: Any) -> Any:

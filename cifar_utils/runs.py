@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import torchvision
 
-from cifar_utils import data, models, plots
+from cifar_utils import checkpoints, data, models, plots
 from cifar_utils.precision import autocast, choose_precision
 from cifar_utils.training import History
 
@@ -240,11 +240,6 @@ def run_study(
 
 
 def replace_text(file: Path, text: str) -> None:
-    """Write a text file so that it is never seen half-written."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
+    """Write a text file so that it is never seen half-written; an OSError names it."""
+    with checkpoints.replacing(file) as part:
         part.write_text(text, encoding="utf-8")
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
