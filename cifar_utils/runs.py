@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
+from filelock import FileLock
 
 from cifar_utils import checkpoints, data, models, plots
 from cifar_utils.precision import autocast, choose_precision
@@ -220,13 +221,14 @@ def run_study(
     """Run the rows of a study that are not on record yet, each as `one(run, **row)`.
 
     Each row is a dict of plain values with a "seed"; `one` returns its figures. At budget smoke
-    rows go to `runs/studies/`, not `results/`. May be interrupted. Returns all rows on record.
+    rows go to `runs/studies/`, not `results/`. May be interrupted, and run by several processes at
+    once. Returns all rows on record.
     """
     run = start(f"study {name}")
     file = ROOT / ("runs" if run.budget == "smoke" else "results") / f"studies/{name}.jsonl"
-    done = read_rows(file) if file.exists() else []
+    file.parent.mkdir(parents=True, exist_ok=True)
     for i, row in enumerate(rows):
-        if any(row.items() <= old.items() for old in done):
+        if _on_record(row, file):
             continue
         print(f"{name} {i + 1}/{len(rows)}: {row}", flush=True)
         seed_everything(row["seed"])
@@ -234,9 +236,16 @@ def run_study(
         figures = one(run, **row)
         stamp = {"seconds": round(time.perf_counter() - begun, 1)} | environment(run.device)
         stamp |= {"dataset": run.stamp.get("dataset")}
-        done.append(stamp | figures | row)  # the row says which it is
-        replace_text(file, "".join(json.dumps(r) + "\n" for r in done))
-    return done
+        made = stamp | figures | row  # the row says which it is
+        with FileLock(file.with_name(f".{file.name}.lock")):  # others' rows stay
+            if not _on_record(row, file):
+                before = file.read_text(encoding="utf-8") if file.exists() else ""
+                replace_text(file, before + json.dumps(made) + "\n")
+    return read_rows(file) if file.exists() else []
+
+
+def _on_record(row: dict[str, Any], file: Path) -> bool:
+    return file.exists() and any(row.items() <= old.items() for old in read_rows(file))
 
 
 def replace_text(file: Path, text: str) -> None:
