@@ -8,13 +8,17 @@ the mirror is asked first.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import filelock
 
 from cifar_utils.catalog import Spec
 from cifar_utils.proofs import file_digest
@@ -49,6 +53,22 @@ download_and_extract_archive(url, folder, md5=md5, remove_finished=True)
 
 class NotHad(Exception):
     """A route did not bring the data set; says why."""
+
+
+@contextlib.contextmanager
+def alone(data: Path) -> Iterator[None]:
+    """Let one process at a time fetch into `data`; the others wait here until it is done."""
+    with contextlib.ExitStack() as held:
+        try:
+            data.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(data / ".fetching.lock")
+            held.enter_context(lock.acquire(timeout=0))
+        except filelock.Timeout:
+            print(f"Another process is fetching into {data.name}/: waiting for it", flush=True)
+            held.enter_context(lock)
+        except OSError:  # fetching itself says that nothing can be written
+            pass
+        yield
 
 
 def from_hub(spec: Spec, data: Path) -> None:

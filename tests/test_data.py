@@ -517,7 +517,7 @@ def test_hub_altered(hub, tmp_path, capsys):
     assert found.stand_in and len(found.train) == 20
     said = capsys.readouterr().out
     assert "arrived altered" in said and "WARNING" in said and "STAND-IN" in said
-    assert not left(tmp_path) and not list((tmp_path / "data").iterdir())
+    assert not left(tmp_path) and not list((tmp_path / "data").glob("*mirror"))
 
 
 def test_hub_not_found(hub, tmp_path, capsys):
