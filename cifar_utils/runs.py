@@ -1,7 +1,6 @@
 """One run of a chapter or a study: its budget, seed, device and data, and what it leaves on record.
 
-A reader's run writes only below `runs/`. What is published in `results/` comes from `make run` and
-`make study` alone.
+A reader's run writes below `runs/` alone; `results/` comes from `make run` and `make study`.
 """
 
 import dataclasses
@@ -221,12 +220,10 @@ def run_study(
     """Run the rows of a study that are not on record yet, each as `one(run, **row)`.
 
     Each row is a dict of plain values with a "seed"; `one` returns its figures. At budget smoke
-    rows go to `runs/studies/`, not `results/`. May be interrupted, and run by several processes at
-    once. Returns all rows on record.
+    rows go below `runs/`. May be interrupted, or run twice at once. Returns all rows on record.
     """
     run = start(f"study {name}")
     file = ROOT / ("runs" if run.budget == "smoke" else "results") / f"studies/{name}.jsonl"
-    file.parent.mkdir(parents=True, exist_ok=True)
     for i, row in enumerate(rows):
         if _on_record(row, file):
             continue
@@ -235,12 +232,11 @@ def run_study(
         begun = time.perf_counter()
         figures = one(run, **row)
         stamp = {"seconds": round(time.perf_counter() - begun, 1)} | environment(run.device)
-        stamp |= {"dataset": run.stamp.get("dataset")}
-        made = stamp | figures | row  # the row says which it is
-        with FileLock(file.with_name(f".{file.name}.lock")):  # others' rows stay
+        stamp |= {"dataset": run.stamp.get("dataset")} | figures | row  # the row says which it is
+        with FileLock(run.folder / ".lock"):  # rows that another process recorded stay
             if not _on_record(row, file):
                 before = file.read_text(encoding="utf-8") if file.exists() else ""
-                replace_text(file, before + json.dumps(made) + "\n")
+                replace_text(file, before + json.dumps(stamp) + "\n")
     return read_rows(file) if file.exists() else []
 
 
