@@ -401,3 +401,107 @@ def test_make_run_killed_keeps_the_stored_chapter(tmp_path):
             assert stored["metadata"]["cifar"]["digest"] == digest
             assert not list(tmp_path.rglob("*.part")), aim
     figures("kill", "make run", tries=len(tries))
+
+
+# --- An interrupt in a notebook -----------------------------------------------------------------
+
+SETTING = """
+import time, torch
+from pathlib import Path
+from cifar_utils import checkpoints, data
+from cifar_utils.training import evaluate, fit
+from test_checkpoints import EPOCHS, Job, differences, untimed
+torch.set_num_threads(1)
+pictures = data.load("cifar10", stand_in=(80, 40))
+
+class Slow:  # batches that leave time to press Ctrl-C
+    def __init__(self, batches):
+        self.batches, self.generator = batches, batches.generator
+    def __len__(self):
+        return len(self.batches)
+    def __iter__(self):
+        for batch in self.batches:
+            time.sleep(0.02)
+            yield batch
+
+whole = Job(pictures)
+want = untimed(whole.run())
+"""
+MAKING = "job = Job(pictures, seed=0)"
+AGAIN = "history = job.run({path!r}, Slow(job.train), log=print)"
+TRAINING = f"print('begun', flush=True)\n{AGAIN}"
+USABLE = """
+assert all(value.isfinite().all() for value in job.model.state_dict().values())
+assert 0 <= evaluate(job.model, job.val).accuracy <= 1
+done = checkpoints.load({path!r})["history"]["lr"] if Path({path!r}).exists() else []
+assert len(done) <= EPOCHS
+print("usable", len(done))
+"""
+SAME = """
+assert differences(whole.state(), job.state()) == [] and untimed(history) == want
+print("same")
+"""
+
+
+class Kernel:
+    """A notebook's kernel, one cell after the other."""
+
+    def __init__(self, folder: Path):
+        from jupyter_client.manager import start_new_kernel
+
+        places = [str(runs.ROOT), str(runs.ROOT / "tests")]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
+        self.manager, self.client = start_new_kernel(cwd=str(folder), env=environment)
+
+    def run(self, code: str, after: str = "", delay: float = 0.0) -> tuple[str, str]:
+        """Text and error of a cell; it is interrupted `delay` seconds after it said `after`."""
+        said, stop = [], threading.Timer(delay, self.manager.interrupt_kernel)
+
+        def hear(message):
+            if message["msg_type"] == "stream":
+                said.append(message["content"]["text"])
+                if after and after in said[-1] and not stop.ident:
+                    stop.start()
+
+        reply = self.client.execute_interactive(code, timeout=300, output_hook=hear)
+        stop.cancel()
+        if after:  # an interrupt that came too late hits this, and not the next cell
+            self.client.execute_interactive("", output_hook=hear)
+        return "".join(said), reply["content"].get("ename", "")
+
+    def end(self) -> None:
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
+
+
+@pytest.fixture
+def kernel(tmp_path):
+    made = Kernel(tmp_path)
+    yield made
+    made.end()
+
+
+def test_an_interrupted_cell_leaves_a_network_to_use_and_goes_on_when_run_again(kernel, tmp_path):
+    """The history up to the last epoch is in the checkpoint; run again, the cell has all of it."""
+    assert kernel.run(SETTING) == ("", "")
+    draw, cut = random.Random(8), 0
+    for i in range(rounds(1, 15)):
+        path = str(tmp_path / f"{i}.pt")
+        training, usable = TRAINING.format(path=path), USABLE.format(path=path)
+        for _ in range(rounds(1, 3)):
+            after = (
+                "epoch   2" if rounds(1, 0) else draw.choice(["begun", "epoch   1", "epoch   2"])
+            )
+            said, error = kernel.run(f"{MAKING}\n{training}", after, draw.uniform(0, 0.15))
+            cut += error == "KeyboardInterrupt"
+            assert error in ("KeyboardInterrupt", ""), f"{i}: {error} {said}"
+            said, error = kernel.run(usable)
+            assert not error and said.startswith("usable"), f"{i}: {error} {said}"
+            done = int(said.split()[1])
+        if 0 < done < EPOCHS:  # the training's cell alone: its optimizer is no longer fresh
+            assert kernel.run(AGAIN.format(path=path))[1] == "CheckpointError"  # says: anew
+        said, error = kernel.run(f"{MAKING}\n{training}")
+        assert not error and (not done or f"{done} of {EPOCHS} epochs are done" in said), i
+        assert kernel.run(SAME) == ("same\n", ""), f"interrupted training {i}"
+    assert cut
+    figures("interrupt", "a cell that trains", tries=cut, lost=0)
