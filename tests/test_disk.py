@@ -132,6 +132,7 @@ def disk(tmp_path):
         subprocess.run(["umount", "-l", str(made.folder)], check=True)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's
 @pytest.mark.parametrize(
     ("write", "kind", "name"), WRITERS, ids=[w.__name__ for w, _, _ in WRITERS]
 )
