@@ -54,7 +54,7 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
             with contextlib.suppress(OSError):  # gone by now, or not ours to remove
-                if time.time() - left.stat().st_mtime > 60:  # a younger one may be being written
+                if time.time() - left.lstat().st_mtime > 60:  # a younger one may be being written
                     left.unlink()
         yield part
         os.replace(part, path)
