@@ -398,3 +398,16 @@ def test_two_writers_of_one_file_are_never_seen_half_done(how, tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="Windows replaces no file that is being read")
 def test_writers_in_place_are_seen_half_done(tmp_path):
     assert halves_seen("in place", tmp_path) > 0
+
+
+# --- What killed processes leave ----------------------------------------------------------------
+
+
+def test_what_killed_processes_left_is_removed_in_time(tmp_path):
+    """A younger one may be a living process's: it stays."""
+    old, young = tmp_path / "training.pt.1.part", tmp_path / "training.pt.2.part"
+    for part in (old, young):
+        part.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    checkpoint(tmp_path, 20)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["training.pt", young.name]
