@@ -66,7 +66,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{path.name}: {path.stat().st_size:,} bytes")
         if args.int8:
             int8(args, model, about, path)
-    except (ValueError, OSError, data.DataError) as error:
+    except OSError as error:
+        why = f"{error.strerror or error}. Make room there, or name another folder"
+        print(f"export: nothing more could be put into {args.out}: {why}", file=sys.stderr)
+        return 2
+    except (ValueError, data.DataError) as error:
         print(f"export: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0

@@ -329,11 +329,9 @@ def keep(path: Path, state: dict[str, Any], here: World) -> bool:
     try:
         checkpoints.save(path, state)
         return True
-    except (OSError, RuntimeError) as error:  # torch turns some of the first into the second
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, OSError):
-            cause = cause.__context__
-        why = cause.strerror if cause else str(error).partition("\n")[0]
+    except RuntimeError as error:  # a CheckpointError, whose cause is the system's own error
+        number = getattr(error.__cause__, "errno", None)
+        why = os.strerror(number) if number else str(error).partition("\n")[0]
         before = "the one before is whole" if path.exists() else "there is none yet"
         here.say(f"{path.name} NOT written ({why}): {before}; training goes on")
         return False

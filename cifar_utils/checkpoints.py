@@ -3,11 +3,15 @@
 They hold tensors and plain values only, so that `torch.load` reads them with `weights_only=True`.
 """
 
+import contextlib
+import glob
 import os
 import pickle
+import time
 import warnings
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +28,47 @@ class CheckpointError(RuntimeError):
 
 
 def save(path: str | Path, state: dict[str, Any]) -> None:
-    """Write `state` to `path`; whoever looks finds the old file whole or the new one whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    """Write `state` to `path`; whoever looks finds the old file whole or the new one whole.
+
+    Raises CheckpointError where there is no space, or nothing may be written.
+    """
     try:
-        with open(part, "wb") as file:
+        with replacing(Path(path)) as part, open(part, "wb") as file:
             torch.save(_native(state), file)
             file.flush()
             os.fsync(file.fileno())
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} could not be written: {error.strerror}. Training goes on from what is there."
+        ) from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write, which in the end takes the place of `path`, in one step or not at all.
+
+    What killed processes left of such files is removed. An OSError names `path`, and what to do.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+            with contextlib.suppress(OSError):  # gone by now, or not ours to remove
+                if time.time() - left.lstat().st_mtime > 60:  # a younger one may be being written
+                    left.unlink()
+        yield part
         os.replace(part, path)
+    except (OSError, RuntimeError) as error:  # torch makes RuntimeErrors of the former
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
+        if cause is None:
+            raise
+        what = f"{cause.strerror or cause}; what was there is whole. Make room, and run this again"
+        raise OSError(cause.errno, what, str(path)) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a read-only disk even for a file that is not there
+            part.unlink(missing_ok=True)
 
 
 def _native(value: Any) -> Any:
@@ -127,8 +160,10 @@ def require_same(saved: dict[str, Any], now: dict[str, Any], path: str | Path) -
                 name = next(n for n in {**was, **is_now} if was.get(n) != is_now.get(n))
                 key, was, is_now = f"{key}[{name}]", was.get(name), is_now.get(name)
             raise CheckpointError(
-                f"{path} comes from another training: {key} was {was}, now {is_now}. "
-                "Give this training another checkpoint file, or move that one away."
+                f"{path} comes from another training: {key} was {was}, now {is_now}. If it is "
+                "this one, interrupted: make network, optimizer and scheduler anew (run their "
+                "cells again), and it goes on. Else give this training another checkpoint file, or "
+                "move that one away."
             )
 
 

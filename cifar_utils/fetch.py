@@ -8,13 +8,17 @@ the mirror is asked first.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import filelock
 
 from cifar_utils.catalog import Spec
 from cifar_utils.proofs import file_digest
@@ -22,6 +26,12 @@ from cifar_utils.proofs import file_digest
 WINDOW = 30.0  # seconds: how long too little may arrive; twice that at first, for the start-up
 HUB_RATE = 50_000  # bytes a second: the least for which the mirror is worth waiting
 ARCHIVE_RATE = 10_000  # the last resort is given more patience
+
+# What fetches must not go on for nobody: its standard input ends when its parent does, however.
+CHILD = """
+import os, threading
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
+"""
 
 HUB = """
 import sys
@@ -43,6 +53,22 @@ download_and_extract_archive(url, folder, md5=md5, remove_finished=True)
 
 class NotHad(Exception):
     """A route did not bring the data set; says why."""
+
+
+@contextlib.contextmanager
+def alone(data: Path) -> Iterator[None]:
+    """Let one process at a time fetch into `data`; the others wait here until it is done."""
+    with contextlib.ExitStack() as held:
+        try:
+            data.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(data / ".fetching.lock")
+            held.enter_context(lock.acquire(timeout=0))
+        except filelock.Timeout:
+            print(f"Another process is fetching into {data.name}/: waiting for it", flush=True)
+            held.enter_context(lock)
+        except OSError:  # fetching itself says that nothing can be written
+            pass
+        yield
 
 
 def from_hub(spec: Spec, data: Path) -> None:
@@ -94,8 +120,8 @@ def _run(code: str, arguments: list[str], staging: Path, total: int, rate: int) 
     }
     with tempfile.TemporaryFile() as said:
         child = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments],
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-c", CHILD + code, *arguments],
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=said,
             env=environment,
@@ -114,6 +140,7 @@ def _run(code: str, arguments: list[str], staging: Path, total: int, rate: int) 
                     print(f"  {has / 1e6:.0f} of {total / 1e6:.0f} MB", flush=True)
                     had, patience = has, WINDOW
         finally:
+            child.stdin.close()
             child.kill()
             child.wait()
             if child.returncode and not list(staging.glob("*/*.parquet")):

@@ -36,8 +36,8 @@ def write_events(history: History, folder: str | Path) -> Path:
 
     The tags are "loss/train", "loss/val", "accuracy/train", "accuracy/val" (fractions), "lr" and
     "seconds"; the step is the epoch, from 1. Lists that are empty get no tag. Values become
-    float32, as TensorBoard keeps them. Raises EventsError if the folder already holds a run, or
-    there is nothing to write.
+    float32, as TensorBoard keeps them. Raises EventsError if the folder already holds a run, there
+    is nothing to write, or no space to write it.
     """
     folder = Path(folder)
     if event_files(folder):
@@ -48,10 +48,18 @@ def write_events(history: History, folder: str | Path) -> Path:
     curves = {TAGS[name]: values for name, values in history.to_dict().items() if values}
     if not curves:
         raise EventsError("the history is empty: there is nothing to write")
-    with SummaryWriter(folder) as writer:
-        for tag, values in curves.items():
-            for epoch, value in enumerate(values, start=1):
-                writer.add_scalar(tag, value, epoch)
+    try:
+        with SummaryWriter(folder) as writer:
+            for tag, values in curves.items():
+                for epoch, value in enumerate(values, start=1):
+                    writer.add_scalar(tag, value, epoch)
+    except OSError as error:
+        for half in event_files(folder):  # else the folder would seem to hold a run
+            half.unlink()
+        raise EventsError(
+            f"no events could be written into {folder}: {error.strerror}. Make room there, or name "
+            "a folder elsewhere, and write them again."
+        ) from error
     return event_files(folder)[0]
 
 

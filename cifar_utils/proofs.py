@@ -6,6 +6,7 @@ at the first load, and the decoded arrays are kept, so that later loads take a s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -122,7 +123,8 @@ def keep(cached: Path, found: Found) -> None:
                 older.unlink(missing_ok=True)
         os.replace(temporary, cached)
     except OSError:  # a full or read-only disk costs time at the next load, nothing else
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # read-only: even for a file that is not there
+            temporary.unlink()
 
 
 def remember(folder: Path, key: str, digest: str) -> None:
@@ -149,4 +151,5 @@ def remember(folder: Path, key: str, digest: str) -> None:
             temporary.write_text(json.dumps(known | {key: digest}, indent=1), encoding="utf-8")
             os.replace(temporary, notes)
         except OSError:  # nowhere to write: then there is nothing to compare with next time
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()

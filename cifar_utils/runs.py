@@ -1,7 +1,6 @@
 """One run of a chapter or a study: its budget, seed, device and data, and what it leaves on record.
 
-A reader's run writes only below `runs/`. What is published in `results/` comes from `make run` and
-`make study` alone.
+A reader's run writes below `runs/` alone; `results/` comes from `make run` and `make study`.
 """
 
 import dataclasses
@@ -19,8 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
+from filelock import FileLock
 
-from cifar_utils import data, models, plots
+from cifar_utils import checkpoints, data, models, plots
 from cifar_utils.precision import autocast, choose_precision
 from cifar_utils.training import History
 
@@ -220,31 +220,31 @@ def run_study(
     """Run the rows of a study that are not on record yet, each as `one(run, **row)`.
 
     Each row is a dict of plain values with a "seed"; `one` returns its figures. At budget smoke
-    rows go to `runs/studies/`, not `results/`. May be interrupted. Returns all rows on record.
+    rows go below `runs/`. May be interrupted, or run twice at once. Returns all rows on record.
     """
     run = start(f"study {name}")
     file = ROOT / ("runs" if run.budget == "smoke" else "results") / f"studies/{name}.jsonl"
-    done = read_rows(file) if file.exists() else []
     for i, row in enumerate(rows):
-        if any(row.items() <= old.items() for old in done):
+        if _on_record(row, file):
             continue
         print(f"{name} {i + 1}/{len(rows)}: {row}", flush=True)
         seed_everything(row["seed"])
         begun = time.perf_counter()
         figures = one(run, **row)
         stamp = {"seconds": round(time.perf_counter() - begun, 1)} | environment(run.device)
-        stamp |= {"dataset": run.stamp.get("dataset")}
-        done.append(stamp | figures | row)  # the row says which it is
-        replace_text(file, "".join(json.dumps(r) + "\n" for r in done))
-    return done
+        stamp |= {"dataset": run.stamp.get("dataset")} | figures | row  # the row says which it is
+        with FileLock(run.folder / ".lock"):  # rows that another process recorded stay
+            if not _on_record(row, file):
+                before = file.read_text(encoding="utf-8") if file.exists() else ""
+                replace_text(file, before + json.dumps(stamp) + "\n")
+    return read_rows(file) if file.exists() else []
+
+
+def _on_record(row: dict[str, Any], file: Path) -> bool:
+    return file.exists() and any(row.items() <= old.items() for old in read_rows(file))
 
 
 def replace_text(file: Path, text: str) -> None:
-    """Write a text file so that it is never seen half-written."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
+    """Write a text file so that it is never seen half-written; an OSError names it."""
+    with checkpoints.replacing(file) as part:
         part.write_text(text, encoding="utf-8")
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)

@@ -42,14 +42,7 @@ def find(
                 f"and for parquet shards in {hub_folder(spec)}/ and {name}/{hub_folder(spec)}/."
             )
         return found
-    found = from_folder(DATA, spec)
-    for place, get in (("Hub mirror", fetch.from_hub), ("official archive", fetch.from_archive)):
-        if found is None:
-            try:
-                get(spec, DATA)
-                found = from_folder(DATA, spec)
-            except fetch.NotHad as error:
-                print(f"  no {name} from the {place}: {error}", flush=True)
+    found = from_folder(DATA, spec) or _fetch(spec)
     if found is not None:
         return found
     print(
@@ -58,6 +51,21 @@ def find(
         flush=True,
     )
     return draw(spec, *spec.counts)
+
+
+def _fetch(spec: Spec) -> Found | None:
+    """The data set from the network, or from who fetched it while this waited; None without."""
+    with fetch.alone(DATA):
+        found = from_folder(DATA, spec)
+        routes = ("Hub mirror", fetch.from_hub), ("official archive", fetch.from_archive)
+        for place, get in routes:
+            if found is None:
+                try:
+                    get(spec, DATA)
+                    found = from_folder(DATA, spec)
+                except fetch.NotHad as error:
+                    print(f"  no {spec.name} from the {place}: {error}", flush=True)
+    return found
 
 
 def draw(spec: Spec, n_train: int, n_test: int) -> Found:

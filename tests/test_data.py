@@ -385,7 +385,7 @@ class Hub(http.server.ThreadingHTTPServer):
 
     def __init__(self, folder):
         self.folder, self.log = folder, []
-        self.cut = self.missing = self.stall = None
+        self.cut = self.missing = self.stall = self.pause = None
         super().__init__(("127.0.0.1", 0), Answer)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -442,6 +442,11 @@ class Answer(http.server.BaseHTTPRequestHandler):
             self.wfile.write(content[: hub.cut])
             self.close_connection = True
             return
+        if hub.pause:  # slow in the middle
+            middle = (start + len(content)) // 2
+            self.wfile.write(content[start:middle])
+            time.sleep(hub.pause)
+            start = middle
         self.wfile.write(content[start:])
 
 
@@ -512,7 +517,7 @@ def test_hub_altered(hub, tmp_path, capsys):
     assert found.stand_in and len(found.train) == 20
     said = capsys.readouterr().out
     assert "arrived altered" in said and "WARNING" in said and "STAND-IN" in said
-    assert not left(tmp_path) and not list((tmp_path / "data").iterdir())
+    assert not left(tmp_path) and not list((tmp_path / "data").glob("*mirror"))
 
 
 def test_hub_not_found(hub, tmp_path, capsys):
