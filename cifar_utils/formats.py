@@ -10,6 +10,7 @@ import io
 import pickle
 import pickletools
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,9 @@ from PIL import Image
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # images, labels, coarse labels
 
 
+MOST = 60_000  # pictures in a split: more than CIFAR's largest, which has 50,000
+
+
 class DataError(RuntimeError):
     """Files are not the data set they should be; says which, what was found and what to do."""
 
@@ -28,10 +32,11 @@ def _decode(file: str, content: bytes | None) -> np.ndarray:
     """One encoded picture as `(3, 32, 32) uint8`."""
     try:
         with Image.open(io.BytesIO(content), formats=("PNG", "WEBP")) as image:
-            size, pixels = image.size, np.asarray(image.convert("RGB"))
+            size = image.size  # judged before pixels are decoded, which can be many
+            pixels = np.asarray(image.convert("RGB")) if size == (32, 32) else None
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise DataError(f"{file} holds a picture that cannot be decoded: {error}") from error
-    if size != (32, 32):
+    if pixels is None:
         raise DataError(f"{file} holds a picture of {size[0]}×{size[1]} pixels, not 32×32")
     return pixels.transpose(2, 0, 1)
 
@@ -42,29 +47,41 @@ def read_parquet(files: list[Path], label: str, coarse: str | None) -> Arrays:
     images, labels = [], {name: [] for name in wanted[1:]}
     for path in files:
         try:
-            with pq.ParquetFile(path) as shard:
-                missing = [name for name in wanted if name not in shard.schema_arrow.names]
+            with pq.ParquetFile(path) as shard, ThreadPoolExecutor(2) as pool:
+                names = shard.schema_arrow.names
+                missing = [name for name in wanted if name not in names]
                 if missing:
                     raise DataError(
-                        f"{path.name} has no column {missing[0]!r}, "
-                        f"only {', '.join(shard.schema_arrow.names)}"
+                        f"{path.name} has no column {missing[0]!r}, only {', '.join(names)}"
                     )
-                table = shard.read(columns=wanted)
+                # Few at a time: a small file can say that one large picture comes again and again.
+                for rows in shard.iter_batches(64, columns=wanted):
+                    for name in labels:
+                        labels[name].append(_integers(rows[name], f"{path.name}: column {name!r}"))
+                    decode = partial(_decode, path.name)  # Pillow does it without Python's lock
+                    images += pool.map(decode, _encoded(rows["img"], path.name))
+                    if len(images) > MOST:
+                        raise DataError(
+                            f"{path.name} holds over {MOST:,} pictures; CIFAR has fewer"
+                        )
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{path.name} is not a whole parquet file: {error}") from error
-        for name in labels:
-            column = table[name]
-            if not pa.types.is_integer(column.type) or column.null_count:
-                raise DataError(f"{path.name}: column {name!r} must hold integers, no gaps")
-            labels[name].append(column.to_numpy().astype(np.int64))
-        pictures = table["img"].combine_chunks()
-        if not pa.types.is_struct(pictures.type) or pictures.type.get_field_index("bytes") < 0:
-            raise DataError(f"{path.name}: column 'img' must hold structs with a field 'bytes'")
-        encoded = pictures.field("bytes").to_pylist()
-        with ThreadPoolExecutor(2) as pool:  # Pillow decodes without holding Python's lock
-            images += pool.map(lambda content, file=path.name: _decode(file, content), encoded)
+    if not images:
+        raise DataError(f"{files[0].name} holds no picture")
     joined = [np.concatenate(labels[name]) for name in wanted[1:]]
     return np.stack(images), joined[0], joined[1] if coarse else None
+
+
+def _integers(column: pa.Array, what: str) -> np.ndarray:
+    if not pa.types.is_integer(column.type) or column.null_count:
+        raise DataError(f"{what} must hold integers, no gaps")
+    return column.to_numpy().astype(np.int64)
+
+
+def _encoded(pictures: pa.Array, file: str) -> list[bytes | None]:
+    if not pa.types.is_struct(pictures.type) or pictures.type.get_field_index("bytes") < 0:
+        raise DataError(f"{file}: column 'img' must hold structs with a field 'bytes'")
+    return pictures.field("bytes").to_pylist()
 
 
 # Opcodes after which a word, a function or an array is on top of a pickle's stack.
