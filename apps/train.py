@@ -301,8 +301,10 @@ def resume(path: Path, given: argparse.Namespace, here: World) -> dict[str, Any]
     Raises CheckpointError for a file that is damaged or from another training, DistributedError
     if not all processes find the same.
     """
-    saved = checkpoints.load(path) if path.exists() else None
-    epochs = len(saved["history"]["lr"]) if saved else 0
+    saved, epochs = checkpoints.load(path) if path.exists() else None, 0
+    if saved:
+        with checkpoints.restoring(path):
+            epochs = len(saved["history"]["lr"])
     distributed.require_agreement(here, **{"epochs in the checkpoint": epochs})
     if given.precision == "auto" and saved:
         given.precision = saved["precision"]
@@ -310,7 +312,8 @@ def resume(path: Path, given: argparse.Namespace, here: World) -> dict[str, Any]
         probed = choose_precision(here.device) if here.rank == 0 else None
         given.precision = distributed.from_rank_zero(probed, here)
     if saved:
-        checkpoints.require_same(saved["recipe"], recipe_of(given), path)
+        with checkpoints.restoring(path):
+            checkpoints.require_same(saved["recipe"], recipe_of(given), path)
         here.say(f"{path.name}: {epochs} of {given.epochs} epochs are done")
         if saved.get("processes") != here.size:
             here.say(
@@ -388,8 +391,9 @@ def run(given: argparse.Namespace, here: World) -> int:
     names = ("train_loss", "train_accuracy", "val_loss", "val_top1", "val_top5", "lr", "seconds")
     history = saved["history"] if saved else {name: [] for name in names}
     job = Job(given, here, pictures, share, model, make_optimizer(model, given), scaler, history)
-    for name in ("model", "optimizer", "scaler") if saved else ():
-        getattr(job, name).load_state_dict(saved[name])
+    with checkpoints.restoring(path):
+        for name in ("model", "optimizer", "scaler") if saved else ():
+            getattr(job, name).load_state_dict(saved[name])
     wrapped = distributed.wrap(model, here)
     # A 1×1 kernel has the same numbers in the same places in either layout, and DDP warns of it.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
