@@ -56,14 +56,12 @@ def read_parquet(files: list[Path], label: str, coarse: str | None) -> Arrays:
                     )
                 # Few at a time: a small file can say that one large picture comes again and again.
                 for rows in shard.iter_batches(64, columns=wanted):
+                    if max(shard.metadata.num_rows, len(images)) > MOST:
+                        raise DataError(f"{path.name}: over {MOST:,} pictures, CIFAR has fewer")
                     for name in labels:
                         labels[name].append(_integers(rows[name], f"{path.name}: column {name!r}"))
                     decode = partial(_decode, path.name)  # Pillow does it without Python's lock
                     images += pool.map(decode, _encoded(rows["img"], path.name))
-                    if len(images) > MOST:
-                        raise DataError(
-                            f"{path.name} holds over {MOST:,} pictures; CIFAR has fewer"
-                        )
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{path.name} is not a whole parquet file: {error}") from error
     if not images:

@@ -111,6 +111,8 @@ def recall(cached: Path) -> Found | None:
     """What `keep` kept, if it is still what was kept."""
     try:
         with np.load(cached) as kept:
+            if sum(entry.file_size for entry in kept.zip.infolist()) > cached.stat().st_size:
+                return None  # `keep` packs nothing: what is packed may become anything
             head = json.loads(str(kept["head"]))
             train, test = (
                 tuple(kept.get(f"{part}{i}") for i in range(3)) for part in ("train", "test")

@@ -89,9 +89,10 @@ def load(name: str, folder: str | Path = SHIPPED) -> tuple[models.ResNet, dict[s
     itself, and tensors whose digest, names or shapes are not the ones described.
     """
     path = Path(folder) / f"{name}.safetensors"
-    if not path.exists():
-        there = ", ".join(sorted(p.stem for p in Path(folder).glob("*.safetensors"))) or "none"
-        raise WeightsError(f"no weights {name!r} in {path.parent.name}/; there: {there}")
+    there = sorted(p.stem for p in Path(folder).glob("*.safetensors"))
+    if name not in there:  # nor is a path to elsewhere
+        named = ", ".join(there) or "none"
+        raise WeightsError(f"no weights {name!r} in {Path(folder).name}/; there: {named}")
     try:
         about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
