@@ -157,10 +157,12 @@ def session(
             f"{AGAIN}"
         )
     opened = _open(content, path.name, threads)
-    size, classes, floats = about["input_size"], about["classes"], "tensor(float)"
-    classes = len(classes) if isinstance(classes, list) else f"of {classes!r}"
-    put = [(i.name, i.type, *i.shape[1:]) for i in opened.get_inputs()]
-    got = [(o.name, o.type, *o.shape[1:]) for o in opened.get_outputs()]
+    try:
+        size, classes, floats = about["input_size"], len(about["classes"]), "tensor(float)"
+        put = [(i.name, i.type, *i.shape[1:]) for i in opened.get_inputs()]
+        got = [(o.name, o.type, *o.shape[1:]) for o in opened.get_outputs()]
+    except (TypeError, UnicodeDecodeError) as error:  # names in a model may be any bytes
+        raise WeightsError(f"{path.name}, {described.name}: cannot be read ({error})") from error
     if put != [(INPUT, floats, 3, size, size)] or got != [(OUTPUT, floats, classes)]:
         raise WeightsError(
             f"{path.name} takes {put} and gives {got}; its description wants {INPUT!r} "
@@ -225,9 +227,7 @@ def _options(threads: int | None = None) -> onnxruntime.SessionOptions:
     return options
 
 
-def _open(
-    content: bytes, name: str, threads: int | None = None, options: Any = None
-) -> onnxruntime.InferenceSession:
+def _open(content: bytes, name: str, threads: int | None = None, options: Any = None) -> Any:
     options = options or _options(threads)
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
