@@ -29,6 +29,15 @@ class TrainError(RuntimeError):
     """Training cannot begin or go on; the message says why and what to try."""
 
 
+def require_numbers(given: argparse.Namespace, least: dict[str, int]) -> None:
+    """Raise TrainError for an option whose number is below its least, endless or none."""
+    for name, low in least.items():
+        value = getattr(given, name)
+        if value is not None and not low <= value < 2**63:
+            option = name.replace("_", "-")
+            raise TrainError(f"--{option} must be at least {low}, and below 2^63, not {value}")
+
+
 def keyed_draws(seed: int, epoch: int, indices: Sequence[int], count: int) -> Tensor:
     """`count` uniform draws in [0, 1) for each picture: (N, count) float64.
 

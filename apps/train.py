@@ -30,7 +30,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from apps.pictures import Pictures, TrainError, collate, load_pictures, on_device
+from apps.pictures import (
+    Pictures,
+    TrainError,
+    collate,
+    load_pictures,
+    on_device,
+    require_numbers,
+)
 from cifar_utils import checkpoints, data, distributed, models
 from cifar_utils.distributed import DistributedError, World
 from cifar_utils.precision import autocast, choose_precision
@@ -145,9 +152,9 @@ def settings(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         if getattr(given, name) is None:
             value = value * given.batch / 256 if name == "rate" else value  # batch stands before
             setattr(given, name, value)
-    for name in ("epochs", "batch", "accumulate", "width", "size"):
-        if getattr(given, name) < 1:
-            raise TrainError(f"--{name} must be at least 1, not {getattr(given, name)}")
+    numbers = dict.fromkeys(("epochs", "batch", "accumulate", "width", "size"), 1)
+    numbers |= dict.fromkeys(("rate", "warmup", "decay", "smoothing", "hold_out", "seed"), 0)
+    require_numbers(given, numbers | {"workers": 0, "train_pictures": 1, "test_pictures": 1})
     name = f"{given.dataset}-{given.model}-{given.budget}"
     given.out = Path(given.out) if given.out else ROOT / "runs" / "train" / name
     return given

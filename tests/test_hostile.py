@@ -818,7 +818,7 @@ def escapes(outside: Path) -> dict[str, bytes]:
     up = "../outside/x"
     return {
         "up": tar_of((up, {}, b"x")),
-        "up from within": tar_of((f"cifar-10-batches-py/../{up}", {}, b"x")),
+        "up from within": tar_of(("in/a", {}, b"a"), (f"in/../{up}", {}, b"x")),
         "absolute link": tar_of(("l", link | {"linkname": str(outside)}, b""), ("l/x", {}, b"x")),
         "link up": tar_of(("l", link | {"linkname": "../outside"}, b""), ("l/x", {}, b"x")),
         "hard link": tar_of(("l", hard | {"linkname": "../outside/secret"}, b""), ("l", {}, b"x")),
