@@ -1066,11 +1066,16 @@ def lines_for(*names: str) -> st.SearchStrategy:
     return st.lists(pair, max_size=5).map(lambda pairs: [word for pair in pairs for word in pair])
 
 
+LINES = {"loaded": 0, "refused": 0}
+
+
 def parsed(parse: Callable, line: list[str]) -> object | None:
     """What a command line is taken for; None where it is refused, in words and with status 2."""
     with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(said):
         try:
-            return parse(line)
+            taken = parse(line)
+            LINES["loaded"] += 1
+            return taken
         except TrainError as error:
             assert str(error)
         except SystemExit as end:
@@ -1078,6 +1083,7 @@ def parsed(parse: Callable, line: list[str]) -> object | None:
                 (end.code == 0 and "--help".startswith(tuple(line))) or "-h" in line
             )
             assert said.getvalue()
+    LINES["refused"] += 1
     return None
 
 
@@ -1153,3 +1159,11 @@ def test_a_command_line_of_execute_is_possible_or_refused(line):
 
     assert parsed(parse, line) in (None, 0, 1)
     assert set(asked) <= {"smoke", "laptop", "gpu"}
+
+
+def test_command_lines_were_drawn_that_are_possible_and_that_are_not():
+    """Runs after the five above, or says nothing."""
+    if not sum(LINES.values()):
+        pytest.skip("no command line was drawn in this run")
+    assert all(LINES.values())
+    figures("hostile", "command lines", inputs=sum(LINES.values()), **LINES)
