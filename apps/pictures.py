@@ -7,6 +7,7 @@ same whichever process reads it. Both kinds give bytes; `on_device` normalizes t
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,16 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 class TrainError(RuntimeError):
     """Training cannot begin or go on; the message says why and what to try."""
+
+
+def require_numbers(given: argparse.Namespace, least: dict[str, int]) -> None:
+    """Raise TrainError for an option whose number is below its least, endless or none."""
+    for name, low in least.items():
+        value = getattr(given, name)
+        if value is None or low <= value < (2**63 if isinstance(value, int) else math.inf):
+            continue
+        option = name.replace("_", "-")
+        raise TrainError(f"--{option} must be at least {low}, and a number to count with: {value}")
 
 
 def keyed_draws(seed: int, epoch: int, indices: Sequence[int], count: int) -> Tensor:

@@ -30,7 +30,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from apps.pictures import Pictures, TrainError, collate, load_pictures, on_device
+from apps.pictures import (
+    Pictures,
+    TrainError,
+    collate,
+    load_pictures,
+    on_device,
+    require_numbers,
+)
 from cifar_utils import checkpoints, data, distributed, models
 from cifar_utils.distributed import DistributedError, World
 from cifar_utils.precision import autocast, choose_precision
@@ -145,9 +152,9 @@ def settings(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         if getattr(given, name) is None:
             value = value * given.batch / 256 if name == "rate" else value  # batch stands before
             setattr(given, name, value)
-    for name in ("epochs", "batch", "accumulate", "width", "size"):
-        if getattr(given, name) < 1:
-            raise TrainError(f"--{name} must be at least 1, not {getattr(given, name)}")
+    numbers = dict.fromkeys(("epochs", "batch", "accumulate", "width", "size"), 1)
+    numbers |= dict.fromkeys(("rate", "warmup", "decay", "smoothing", "hold_out", "seed"), 0)
+    require_numbers(given, numbers | {"workers": 0, "train_pictures": 1, "test_pictures": 1})
     name = f"{given.dataset}-{given.model}-{given.budget}"
     given.out = Path(given.out) if given.out else ROOT / "runs" / "train" / name
     return given
@@ -301,8 +308,10 @@ def resume(path: Path, given: argparse.Namespace, here: World) -> dict[str, Any]
     Raises CheckpointError for a file that is damaged or from another training, DistributedError
     if not all processes find the same.
     """
-    saved = checkpoints.load(path) if path.exists() else None
-    epochs = len(saved["history"]["lr"]) if saved else 0
+    saved, epochs = checkpoints.load(path) if path.exists() else None, 0
+    if saved:
+        with checkpoints.restoring(path):
+            epochs = len(saved["history"]["lr"])
     distributed.require_agreement(here, **{"epochs in the checkpoint": epochs})
     if given.precision == "auto" and saved:
         given.precision = saved["precision"]
@@ -310,7 +319,8 @@ def resume(path: Path, given: argparse.Namespace, here: World) -> dict[str, Any]
         probed = choose_precision(here.device) if here.rank == 0 else None
         given.precision = distributed.from_rank_zero(probed, here)
     if saved:
-        checkpoints.require_same(saved["recipe"], recipe_of(given), path)
+        with checkpoints.restoring(path):
+            checkpoints.require_same(saved["recipe"], recipe_of(given), path)
         here.say(f"{path.name}: {epochs} of {given.epochs} epochs are done")
         if saved.get("processes") != here.size:
             here.say(
@@ -386,8 +396,9 @@ def run(given: argparse.Namespace, here: World) -> int:
     names = ("train_loss", "train_accuracy", "val_loss", "val_top1", "val_top5", "lr", "seconds")
     history = saved["history"] if saved else {name: [] for name in names}
     job = Job(given, here, pictures, share, model, make_optimizer(model, given), scaler, history)
-    for name in ("model", "optimizer", "scaler") if saved else ():
-        getattr(job, name).load_state_dict(saved[name])
+    with checkpoints.restoring(path):
+        for name in ("model", "optimizer", "scaler") if saved else ():
+            getattr(job, name).load_state_dict(saved[name])
     wrapped = distributed.wrap(model, here)
     # A 1×1 kernel has the same numbers in the same places in either layout, and DDP warns of it.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")

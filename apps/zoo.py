@@ -34,6 +34,7 @@ from apps.pictures import (
     collate,
     load_pictures,
     on_device,
+    require_numbers,
 )
 from cifar_utils import checkpoints, data, distributed, models, training, transfer, weights
 
@@ -262,6 +263,8 @@ def settings(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         raise TrainError("--dataset imagefolder needs --data FOLDER, with train/ and val/ in it")
     if given.pretrained and not given.name.startswith("imagenet_"):
         raise TrainError(f"there are no pretrained weights for {given.name}: take an imagenet_ one")
+    least = dict.fromkeys("epochs batch size train_pictures test_pictures".split(), 1)
+    require_numbers(given, least | {"rate": 0, "workers": 0, "seed": 0})
     epochs, batch, pictures = BUDGETS[given.budget]
     own = NETWORKS[given.name].size
     given.epochs, given.batch = given.epochs or epochs, given.batch or batch

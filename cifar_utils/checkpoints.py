@@ -84,7 +84,11 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
     """What `fit` saved. Raises CheckpointError for a file that is not such a checkpoint, whole."""
     with open(path, "rb") as file:
         try:
-            if broken := zipfile.ZipFile(file).testzip():  # torch does not look at the checksums
+            archive = zipfile.ZipFile(file)
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > os.fstat(file.fileno()).st_size:  # torch packs nothing, and unpacks all
+                raise zipfile.BadZipFile(f"packed, it would become {unpacked:,} bytes")
+            if broken := archive.testzip():  # torch does not look at the checksums
                 raise zipfile.BadZipFile(f"wrong checksum in {broken}")
             file.seek(0)
             state = torch.load(file, map_location=device, weights_only=True)
@@ -103,6 +107,20 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
             "Give this training another checkpoint file, or move that one away."
         )
     return state
+
+
+@contextlib.contextmanager
+def restoring(path: str | Path) -> Iterator[None]:
+    """Raise CheckpointError for whatever a state from elsewhere causes while it is put in place."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:  # parts of another kind may fail in any way
+        raise CheckpointError(
+            f"{path} cannot be gone on from: {type(error).__name__}: {error}. It is not what this "
+            "book's training leaves. Move it away to begin anew."
+        ) from error
 
 
 def rng_state(train: Any) -> dict[str, Any]:

@@ -139,15 +139,14 @@ def session(
     once. Raises WeightsError, naming the file, if it or its description is missing or is not what
     it should be: another digest, not ONNX, other inputs and outputs.
     """
-    path = Path(path)
-    described = path.with_suffix(".json")
+    path, described = Path(path), Path(path).with_suffix(".json")
     try:
         content = path.read_bytes()
         about = json.loads(described.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         missing = Path(error.filename).name
         raise WeightsError(f"no {missing} in {path.parent.name or '.'}/. {AGAIN}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path.name}, {described.name}: cannot be read ({error})") from error
     _require(about, SERVED, described.name)
     if about["format"] != "onnx":
@@ -158,10 +157,12 @@ def session(
             f"{AGAIN}"
         )
     opened = _open(content, path.name, threads)
-    size, classes = about["input_size"], len(about["classes"])
-    put = [(i.name, i.type, *i.shape[1:]) for i in opened.get_inputs()]
-    got = [(o.name, o.type, *o.shape[1:]) for o in opened.get_outputs()]
-    floats = "tensor(float)"
+    try:
+        size, classes, floats = about["input_size"], len(about["classes"]), "tensor(float)"
+        put = [(i.name, i.type, *i.shape[1:]) for i in opened.get_inputs()]
+        got = [(o.name, o.type, *o.shape[1:]) for o in opened.get_outputs()]
+    except (TypeError, UnicodeDecodeError) as error:  # names in a model may be any bytes
+        raise WeightsError(f"{path.name}, {described.name}: cannot be read ({error})") from error
     if put != [(INPUT, floats, 3, size, size)] or got != [(OUTPUT, floats, classes)]:
         raise WeightsError(
             f"{path.name} takes {put} and gives {got}; its description wants {INPUT!r} "
@@ -172,10 +173,8 @@ def session(
 
 def answers(opened: onnxruntime.InferenceSession, images: Tensor, size: int = 256) -> Tensor:
     """Logits of a session: `(N, 3, H, W) float32`, normalized → `(N, C) float32`, on the CPU."""
-    batches = images.cpu().split(size)
-    return torch.cat(
-        [torch.from_numpy(opened.run([OUTPUT], {INPUT: batch.numpy()})[0]) for batch in batches]
-    )
+    parts = [opened.run([OUTPUT], {INPUT: part.numpy()})[0] for part in images.cpu().split(size)]
+    return torch.cat([torch.from_numpy(part) for part in parts])
 
 
 def convolutions(path: str | Path) -> tuple[int, int]:
@@ -220,14 +219,15 @@ def _options(threads: int | None = None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; a warning here is about files nobody keeps
     options.intra_op_num_threads = threads or 0
+    add = options.add_session_config_entry
     # Between two runs idle threads would spin, and take the cores from whoever else computes.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    add("session.force_spinning_stop", "1")
+    # A model is one file: others, which no digest vouches for, are looked for where none can be.
+    add("session.model_external_initializers_file_folder_path", os.devnull)
     return options
 
 
-def _open(
-    content: bytes, name: str, threads: int | None = None, options: Any = None
-) -> onnxruntime.InferenceSession:
+def _open(content: bytes, name: str, threads: int | None = None, options: Any = None) -> Any:
     options = options or _options(threads)
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

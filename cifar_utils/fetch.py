@@ -44,7 +44,8 @@ for file in files:
 """
 
 ARCHIVE = """
-import sys
+import sys, tarfile
+tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)  # nothing outside the folder
 from torchvision.datasets.utils import download_and_extract_archive
 url, md5, folder = sys.argv[1:]
 download_and_extract_archive(url, folder, md5=md5, remove_finished=True)

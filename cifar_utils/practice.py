@@ -8,7 +8,7 @@ from itertools import pairwise
 from types import CodeType, FunctionType
 from typing import Any
 
-from cifar_utils import runs
+from cifar_utils import proofs, runs
 
 FIRST_LOOKS = """Look at these three first: a batch as the network sees it; the first loss, which
 should be near ln C for C classes; whether the network can learn one batch by heart.
@@ -79,10 +79,13 @@ def recorded(chapter: str, budget: str) -> list[float]:
     file = runs.ROOT / "results" / f"{chapter}.{budget}.json"
     if not file.exists():
         return []
-    found = [json.loads(file.read_text(encoding="utf-8"))["metrics"]["test_accuracy"]]
-    if budget == "laptop":
-        again = (row for row in runs.study("headlines") if row["chapter"] == chapter)
-        found += [row["test_accuracy"] for row in again]
+    with proofs.record(file):
+        found = [json.loads(file.read_bytes())["metrics"]["test_accuracy"]]
+        if budget == "laptop":
+            again = (row for row in runs.study("headlines") if row["chapter"] == chapter)
+            found += [row["test_accuracy"] for row in again]
+        if not all(0 <= accuracy <= 1 for accuracy in found):
+            raise ValueError(f"an accuracy is a fraction, not {found}")
     return found
 
 

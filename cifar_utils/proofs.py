@@ -1,4 +1,4 @@
-"""Proving that arrays are what they were, and what they should be.
+"""Proving that arrays and records are what they were, and what they should be.
 
 Structure (counts, label ranges), channel statistics, and the content's digest: it is remembered
 at the first load, and the decoded arrays are kept, so that later loads take a second.
@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,24 @@ from cifar_utils.formats import Arrays, DataError
 
 ADVICE = "Delete these files and load again, or name another folder in CIFAR_DATA."
 MEMORY = ".digests.json"
+
+
+class RecordError(ValueError):
+    """A record cannot be used; the message names the file, what was found and what to do."""
+
+
+@contextlib.contextmanager
+def record(file: Path) -> Iterator[None]:
+    """Raise RecordError for whatever comes of a file that does not hold what the book records."""
+    try:
+        yield
+    except RecordError:
+        raise
+    except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
+        raise RecordError(
+            f"{file.name} is not a record of this book's: {type(error).__name__}: {error}. "
+            "Restore it from the repository, or move it away."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -92,6 +111,8 @@ def recall(cached: Path) -> Found | None:
     """What `keep` kept, if it is still what was kept."""
     try:
         with np.load(cached) as kept:
+            if sum(entry.file_size for entry in kept.zip.infolist()) > cached.stat().st_size:
+                return None  # `keep` packs nothing: what is packed may become anything
             head = json.loads(str(kept["head"]))
             train, test = (
                 tuple(kept.get(f"{part}{i}") for i in range(3)) for part in ("train", "test")

@@ -20,7 +20,7 @@ import torch
 import torchvision
 from filelock import FileLock
 
-from cifar_utils import checkpoints, data, models, plots
+from cifar_utils import checkpoints, data, models, plots, proofs
 from cifar_utils.precision import autocast, choose_precision
 from cifar_utils.training import History
 
@@ -195,23 +195,22 @@ def expected_time(chapter: str, budget: str, here: float) -> str:
         return "this run goes on record; yours will say here how long to expect it to take"
     if not file.exists():
         return "no run is on record at this budget"
-    recorded = json.loads(file.read_text(encoding="utf-8"))
-    minutes = recorded["seconds"] / 60
-    guess = max(1, round(minutes * recorded["speed"] / here))
-    return f"recorded on {recorded['device']}: {minutes:.0f} min; here about {guess} min"
+    with proofs.record(file):
+        recorded = json.loads(file.read_bytes())
+        minutes = recorded["seconds"] / 60
+        guess = max(1, round(minutes * recorded["speed"] / here))
+        return f"recorded on {recorded['device']}: {minutes:.0f} min; here about {guess} min"
 
 
 def study(name: str) -> list[dict[str, Any]]:
-    """The recorded rows of `results/studies/<name>.jsonl`: one dict a run.
-
-    Raises FileNotFoundError where nothing is recorded.
-    """
+    """The rows of `results/studies/<name>.jsonl`, a dict a run; FileNotFoundError without it."""
     return read_rows(ROOT / "results" / "studies" / f"{name}.jsonl")
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    """The rows of a JSON-lines file. Raises RecordError where a line is no row."""
+    with proofs.record(file):
+        return [{**json.loads(line)} for line in file.read_bytes().splitlines()]
 
 
 def run_study(

@@ -137,10 +137,12 @@ def fit(
     history, best, saved = History(), None, None
     if checkpoint and Path(checkpoint).exists():
         saved = checkpoints.load(checkpoint, device)
-        if precision == "auto":  # a probe that goes by time may answer otherwise today
-            precision = saved["precision"]
-        was, now = saved["recipe"] | {"precision": saved["precision"]}, recipe
-        checkpoints.require_same(was, now | {"precision": precision}, checkpoint)
+        with checkpoints.restoring(checkpoint):
+            autocast(device, saved["precision"])  # one that there is
+            if precision == "auto":  # a probe that goes by time may answer otherwise today
+                precision = saved["precision"]
+            was, now = saved["recipe"] | {"precision": saved["precision"]}, recipe
+            checkpoints.require_same(was, now | {"precision": precision}, checkpoint)
     precision = choose_precision(device) if precision == "auto" else precision
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     stateful = {"model": model, "optimizer": optimizer, "scaler": scaler}
@@ -148,10 +150,15 @@ def fit(
         stateful["scheduler"] = scheduler
     if saved:
         checkpoints.warn_if_not_exact(saved["threads"])
-        for name, part in stateful.items():
-            part.load_state_dict(saved[name])
-        checkpoints.set_rng_state(saved["generators"], train)
-        history, best = History(**saved["history"]), saved["best"]
+        with checkpoints.restoring(checkpoint):
+            history, best = History(**saved["history"]), saved["best"]
+            sum(map(sum, history.to_dict().values()))  # lists of numbers, or it fails here
+            if best is not None:  # seen to fit now, not after hours
+                model.load_state_dict(best["model"])
+                best["val_accuracy"] = float(best["val_accuracy"])
+            for name, part in stateful.items():
+                part.load_state_dict(saved[name])
+            checkpoints.set_rng_state(saved["generators"], train)
         if log:
             log(f"{Path(checkpoint).name}: {len(history.lr)} of {epochs} epochs are done")
 

@@ -32,7 +32,7 @@ def build(architecture: dict[str, Any]) -> models.ResNet:
     """The `ResNet` that a description asks for: `models.ResNet`'s arguments, the block by name.
 
     Raises WeightsError for a block or an argument that is not known, and for a network that no
-    machine should be asked to build (more than 8 stages, a number over 1,000).
+    machine should be asked to build (over 8 stages, 1,000 blocks or 200 million parameters).
     """
     if not isinstance(architecture, dict):
         raise WeightsError(f"an architecture is a dict of arguments, not {architecture!r}")
@@ -42,11 +42,17 @@ def build(architecture: dict[str, Any]) -> models.ResNet:
         raise WeightsError(f"no block {block!r}: it is one of {', '.join(BLOCKS)}")
     layers = arguments.get("layers")
     counts = layers if isinstance(layers, list) and len(layers) <= 8 else [layers]
-    numbers = [*counts, arguments.get("width", 64), arguments.get("num_classes", 10)]
-    if not all(type(number) is int and 0 < number <= 1000 for number in numbers):
+    width = arguments.get("width", 64)
+    numbers = [*counts, width, arguments.get("num_classes", 10)]
+    possible = all(type(number) is int and 0 < number <= 1000 for number in numbers)
+    if possible:  # a block is about two kernels of 3×3
+        parameters = sum(18 * blocks * (width * 2**i) ** 2 for i, blocks in enumerate(counts))
+        possible = sum(counts) <= 1000 and parameters <= 200e6
+    if not possible:
         raise WeightsError(
             f"no ResNet can be built from {architecture}: layers is a list of at most 8 numbers of "
-            "blocks; these, width and num_classes are whole numbers from 1 to 1,000"
+            "blocks, 1,000 in all; width and num_classes are whole numbers from 1 to 1,000; the "
+            "parameters must stay below 200 million"
         )
     try:
         return models.ResNet(BLOCKS[block], **arguments)
@@ -83,14 +89,15 @@ def load(name: str, folder: str | Path = SHIPPED) -> tuple[models.ResNet, dict[s
     itself, and tensors whose digest, names or shapes are not the ones described.
     """
     path = Path(folder) / f"{name}.safetensors"
-    if not path.exists():
-        there = ", ".join(sorted(p.stem for p in Path(folder).glob("*.safetensors"))) or "none"
-        raise WeightsError(f"no weights {name!r} in {path.parent.name}/; there: {there}")
+    there = sorted(p.stem for p in Path(folder).glob("*.safetensors"))
+    if name not in there:  # nor is a path to elsewhere
+        named = ", ".join(there) or "none"
+        raise WeightsError(f"no weights {name!r} in {Path(folder).name}/; there: {named}")
     try:
         about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        missing = [field for field in FIELDS if field not in about]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{name}.json cannot be read: {error}") from error
+    missing = [field for field in FIELDS if not isinstance(about, dict) or field not in about]
     if missing:
         raise WeightsError(f"{name}.json does not say: {', '.join(missing)}")
     model = build(about["architecture"])

@@ -9,7 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from house import ROOT
+from house import ROOT, rows
 
 sys.path.insert(0, str(ROOT))  # for apps, where a tool runs as a program
 
@@ -23,9 +23,7 @@ def told(root: Path = ROOT) -> dict[str, list[dict]]:
 
 def rows_of(study: str, root: Path = ROOT) -> list[dict]:
     """What a study has recorded; nothing where it has not."""
-    file = root / "results" / "studies" / f"{study}.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return [json.loads(line) for line in lines]
+    return rows(root / "results" / "studies" / f"{study}.jsonl")
 
 
 def table(*rows: list[str]) -> str:

@@ -17,8 +17,21 @@ def notebooks(root: Path = ROOT) -> list[Path]:
 
 
 def read(path: Path) -> dict:
-    """A notebook as plain JSON values."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """A notebook, or another file of JSON, as plain values. Raises ValueError, naming it."""
+    return parsed(path.read_bytes(), path)
+
+
+def rows(path: Path) -> list[dict]:
+    """What a study has recorded; nothing where it has not. Raises ValueError, naming the file."""
+    return [parsed(line, path) for line in path.read_bytes().splitlines()] if path.exists() else []
+
+
+def parsed(text: bytes, path: Path) -> dict:
+    """The dict in a text of JSON that stands in `path`."""
+    try:
+        return {**json.loads(text)}
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path.name} does not hold what it should: {error}") from error
 
 
 def write(path: Path, text: str) -> bool:

@@ -7,12 +7,11 @@ python book/tools/opening.py             write them all
 python book/tools/opening.py --check     change nothing; exit 1 and name what is out of step
 """
 
-import json
 import re
 import sys
 from pathlib import Path
 
-from house import ROOT, between, dump, keep_in_step, lines, notebooks, read, source, title
+from house import ROOT, between, dump, keep_in_step, lines, notebooks, read, rows, source, title
 
 BUDGETS = ("laptop", "gpu", "smoke")
 
@@ -37,11 +36,10 @@ def percent(record: dict) -> str:
 
 def spread(record: dict, root: Path = ROOT) -> str:
     """The lowest and the highest headline over seeds, where runs with other seeds are on record."""
-    file = root / "results" / "studies" / "headlines.jsonl"
-    if record["budget"] != "laptop" or not file.exists():
+    if record["budget"] != "laptop":
         return ""
-    rows = [json.loads(text) for text in file.read_text(encoding="utf-8").splitlines()]
-    found = [row["test_accuracy"] for row in rows if row["chapter"] == record["chapter"]]
+    again = rows(root / "results" / "studies" / "headlines.jsonl")
+    found = [row["test_accuracy"] for row in again if row["chapter"] == record["chapter"]]
     if not found:
         return ""
     found.append(record["metrics"]["test_accuracy"])
@@ -86,31 +84,31 @@ def promise(notebook: dict) -> str:
 
 def contents(root: Path = ROOT, up: str = "") -> str:
     """The table: chapters, what they give, minutes and accuracy as measured; `up` leads to root."""
-    rows = ["| chapter | what you get | minutes | test accuracy |", "|---|---|---|---|"]
+    table = ["| chapter | what you get | minutes | test accuracy |", "|---|---|---|---|"]
     for path in notebooks(root):
         notebook, found = read(path), records(path.stem, root)
         minutes = "<br>".join(f"`{r['budget']}` {duration(r['seconds'])}" for r in found)
         accuracy = "<br>".join(f"`{r['budget']}` {percent(r)}" for r in found if percent(r))
         link = f"[{path.stem[:2]} {title(notebook)}]({up}notebooks/{path.name})"
-        rows.append(f"| {link} | {promise(notebook)} | {minutes} | {accuracy} |")
-    return "\n\n" + "\n".join(rows) + "\n\n"
+        table.append(f"| {link} | {promise(notebook)} | {minutes} | {accuracy} |")
+    return "\n\n" + "\n".join(table) + "\n\n"
 
 
 def studies(root: Path = ROOT) -> str:
     """The table of what studies have recorded: rows, seeds, minutes, where, when."""
-    rows = ["| study | runs | seeds | minutes | device | last run |", "|---|---|---|---|---|---|"]
+    table = ["| study | runs | seeds | minutes | device | last run |", "|---|---|---|---|---|---|"]
     total = [0, 0.0]  # runs, seconds
     for file in sorted((root / "results" / "studies").glob("*.jsonl")):
-        runs = [json.loads(text) for text in file.read_text(encoding="utf-8").splitlines()]
+        runs = rows(file)
         seeds = len({run.get("seed") for run in runs})
         seconds = sum(run["seconds"] for run in runs)
         total = [total[0] + len(runs), total[1] + seconds]
         minutes = f"{seconds / 60:.0f}"
         devices = ", ".join(sorted({str(run.get("device", "")) for run in runs}))
         date = max(str(run.get("date", ""))[:10] for run in runs)
-        rows.append(f"| `{file.stem}` | {len(runs)} | {seeds} | {minutes} | {devices} | {date} |")
-    rows.append(f"| all | {total[0]} | | {total[1] / 60:.0f} | | |")
-    return "\n\n" + "\n".join(rows) + "\n\n"
+        table.append(f"| `{file.stem}` | {len(runs)} | {seeds} | {minutes} | {devices} | {date} |")
+    table.append(f"| all | {total[0]} | | {total[1] / 60:.0f} | | |")
+    return "\n\n" + "\n".join(table) + "\n\n"
 
 
 def expected(root: Path = ROOT) -> dict[Path, str]:
