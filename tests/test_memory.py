@@ -157,11 +157,17 @@ def test_other_errors_are_left_as_they_are(work):
 # --- Notebooks ----------------------------------------------------------------------------------
 
 SMALL = "00_warm_up"
+# On Linux ru_maxrss is no less than what the parent held when it started the process: so the kernel
+# is asked for what the process itself held, and a child's figure is an upper bound.
 ASK = """
-import json, resource, sys
-MB = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss
+import json, re, resource, sys
+from pathlib import Path
+KB = 2**10 if sys.platform == "darwin" else 1  # of ru_maxrss
 kinds = {"kernel": resource.RUSAGE_SELF, "child": resource.RUSAGE_CHILDREN}
-print(json.dumps({k: round(resource.getrusage(who).ru_maxrss / MB) for k, who in kinds.items()}))
+held = {kind: resource.getrusage(who).ru_maxrss / KB for kind, who in kinds.items()}
+if (status := Path("/proc/self/status")).exists():
+    held["kernel"] = int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1])
+print(json.dumps({kind: round(kilobytes / 2**10) for kind, kilobytes in held.items()}))
 """
 
 
@@ -194,7 +200,7 @@ def test_memory_that_was_held_for_a_moment_is_seen():
     child = "[sys.executable, '-c', 'b\"x\" * 100 * 2**20']"
     code = f"import subprocess, sys\nsubprocess.run({child})\nb'x' * 200 * 2**20\n{ASK}"
     found = json.loads(subprocess.check_output([sys.executable, "-c", code]))
-    assert found["kernel"] > 200 and 100 < found["child"] < 200
+    assert 200 < found["kernel"] < 300 and 100 < found["child"] < 200
 
 
 @pytest.mark.skipif(not torture.LONG, reason="a figure for the record: make torture")
@@ -205,5 +211,5 @@ def test_what_the_libraries_alone_take_is_on_record():
         code = f"import {name}\n{ASK}"
         out = subprocess.check_output([sys.executable, "-c", code], cwd=house.ROOT)
         taken[name] = json.loads(out)["kernel"]
-    assert taken["json"] < taken["torch"] <= taken["cifar_utils.runs"] < MOST / 2
+    assert taken["json"] < taken["torch"] <= taken["cifar_utils.runs"] < MOST
     figures("memory", "importing alone", **{f"{n}_mb": mb for n, mb in taken.items()})

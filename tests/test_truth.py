@@ -24,7 +24,7 @@ SCALE = {"mean": data.CIFAR10_MEAN, "std": data.CIFAR10_STD}
 AUGMENT = {"shuffle": True, "crop": 4, "flip": True, "cutout": 8}
 QUIET = {"precision": "fp32", "log": None}
 NEAR = {"rtol": 0, "atol": 1e-5}
-CASES = rounds(10, 300)
+CASES = rounds(8, 100)
 # The cases are drawn from the tests' own names: a failure repeats, and shows its smallest case.
 some = settings(max_examples=CASES, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 2**32 - 1)
