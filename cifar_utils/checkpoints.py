@@ -191,5 +191,5 @@ def warn_if_not_exact(saved_threads: int) -> None:
         warnings.warn(
             f"resuming with {torch.get_num_threads()} threads what began with {saved_threads}: "
             "sums round differently, so the weights will not be the same to the last bit",
-            stacklevel=3,
+            stacklevel=4,  # whoever called `fit`, which has one around it
         )

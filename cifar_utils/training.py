@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cifar_utils import checkpoints, metrics
+from cifar_utils import checkpoints, memory, metrics
 from cifar_utils.precision import autocast, choose_precision
 
 Batches = Iterable[tuple[Tensor, Tensor]]  # of images (B, 3, H, W) float and labels (B,) int64
@@ -51,6 +51,7 @@ class Evaluation:
     labels: Tensor
 
 
+@memory.advised(TrainingError)
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
@@ -62,22 +63,26 @@ def evaluate(
     """The network's answers on `batches`, in eval mode and without gradients.
 
     Loss and accuracy are means over pictures, not over batches. The model's mode is put back.
+    Raises TrainingError, with advice, if memory runs out.
     """
     device = torch.device(device) if device else next(model.parameters()).device
     precision = choose_precision(device) if precision == "auto" else precision
     was_training = model.training
     model.eval()
     logits, labels = [], []
-    for images, batch_labels in batches:
-        with autocast(device, precision):
-            logits.append(model(images.to(device)).float().cpu())
-        labels.append(batch_labels.cpu())
-    model.train(was_training)
+    try:
+        for images, batch_labels in batches:
+            with autocast(device, precision):
+                logits.append(model(images.to(device)).float().cpu())
+            labels.append(batch_labels.cpu())
+    finally:
+        model.train(was_training)
     logits, labels = torch.cat(logits), torch.cat(labels)
     loss = nn.functional.cross_entropy(logits, labels).item()
     return Evaluation(loss, metrics.accuracy(logits, labels), logits, labels)
 
 
+@memory.advised(TrainingError, "; gradients accumulated over several small batches (chapter 13)")
 def fit(
     model: nn.Module,
     train: Batches,
@@ -109,8 +114,8 @@ def fit(
     keep_best: end with the weights of the epoch with the highest validation accuracy.
     log: called with one line of text an epoch; None for silence.
 
-    Raises TrainingError where the loss is not finite, CheckpointError where the checkpoint comes
-    from another recipe, ValueError for options that contradict each other.
+    Raises TrainingError where the loss is not finite or memory runs out, CheckpointError where the
+    checkpoint comes from another recipe, ValueError for options that contradict each other.
     """
     if step_every not in ("batch", "epoch"):
         raise ValueError(f"step_every is 'batch' or 'epoch', not {step_every!r}")

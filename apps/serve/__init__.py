@@ -8,7 +8,8 @@
     GET  /metrics  Prometheus text, summed over all workers
 
 `engine` asks the network, several pictures at a time; `web` lets requests in, refuses and counts
-them; `__main__` opens the port and minds the workers.
+them; `connection` hangs up on clients that keep it waiting; `__main__` opens the port and minds the
+workers.
 
 LitServe, made for models, batches too, but its queue has no end: under a burst, requests waited
 past its timeout before they got a 504, a broken body got a 500, and after SIGTERM its workers went

@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         "--batch", type=number(1), default=16, help="pictures computed together, at most"
     )
     p.add_argument("--wait-ms", type=number(0, float), default=5, help="how long a batch fills")
-    seconds = "seconds for a body to arrive (408), and again for its answer (503)"
+    seconds = "seconds for a head, then for a body (408), and again for its answer (503)"
     p.add_argument("--timeout", type=number(0.1, float), default=10, help=seconds)
     return p
 
@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
         sock = listen(args.host, args.port)  # first: it takes no time, and importing torch does
         import uvicorn
 
+        from apps.serve.connection import Connection
         from apps.serve.supervisor import supervise
         from apps.serve.web import Network, Settings, create_app
 
@@ -103,11 +104,12 @@ def run(args: argparse.Namespace) -> int:
         factory=True,
         workers=args.workers,
         loop="asyncio",  # not "auto": the same everywhere, whatever else is installed
-        http="h11",
+        http=Connection,
         ws="none",
         lifespan="on",
         log_level="warning",
         server_header=False,
+        timeout_keep_alive=args.timeout,
         timeout_graceful_shutdown=math.ceil(2 * args.timeout) + 1,
     )
     if args.workers == 1:

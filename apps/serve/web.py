@@ -147,10 +147,13 @@ class Service:
         async def again() -> Message:
             return {"type": "http.request", "body": body, "more_body": False}
 
-        async with Request(request.scope, again).form(max_files=1, max_fields=8) as form:
-            if not isinstance(file := form.get("file"), UploadFile):
-                raise HTTPException(400, "The form has no whole file in a field named 'file'.")
-            return await file.read()
+        try:
+            async with Request(request.scope, again).form(max_files=1, max_fields=8) as form:
+                if not isinstance(file := form.get("file"), UploadFile):
+                    raise HTTPException(400, "The form has no whole file in a field named 'file'.")
+                return await file.read()
+        except UnicodeError:  # of a codec that the client chose
+            raise HTTPException(400, "The form's charset cannot be used. Leave it out.") from None
 
     async def body(self, request: Request) -> bytes:
         """The body, read no further than it may be long."""
