@@ -1,14 +1,31 @@
-"""Memory that runs out: what to change, and what was held is let go."""
+"""Memory: how much was held at most; and when it runs out, what to change, and all is let go."""
 
 import functools
 import inspect
+import re
+import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 # How errors without a type of their own begin or end: torch's on a CPU, MPS's, C++'s, oneDNN's.
 SIGNS = ("can't allocate memory", "out of memory", "bad_alloc", "could not create a memory")
+
+
+def peak(device: torch.device) -> int | None:
+    """Most memory held so far, in bytes: the GPU's, else this process's; None where unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux's ru_maxrss begins with what the process that started this one held.
+    return 1024 * int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])
 
 
 def ran_out(error: BaseException) -> bool:

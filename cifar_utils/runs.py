@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import random
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 import torchvision
 from filelock import FileLock
 
-from cifar_utils import checkpoints, data, models, plots, proofs
+from cifar_utils import checkpoints, data, memory, models, plots, proofs
 from cifar_utils.precision import autocast, choose_precision
 from cifar_utils.training import History
 
@@ -102,7 +101,7 @@ class Run:
 
     def _write(self) -> None:
         """Write the record to the file `make run` named, else below `runs/`."""
-        self.stamp["peak_memory_bytes"] = peak_memory(self.device)
+        self.stamp["peak_memory_bytes"] = memory.peak(self.device)
         file = os.environ.get("CIFAR_RECORD") or self.folder / "record.json"
         replace_text(Path(file), json.dumps(self.stamp, indent=1))
 
@@ -159,18 +158,6 @@ def environment(device: torch.device) -> dict[str, Any]:
         },
         "date": datetime.date.today().isoformat(),
     }
-
-
-def peak_memory(device: torch.device) -> int | None:
-    """Most memory held so far, in bytes: the GPU's, else this process's; None where unknown."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
 
 
 def speed(device: torch.device, precision: str, seconds: float = 4.0) -> float:

@@ -59,6 +59,7 @@ from cifar_utils import (
     fetch,
     folder,
     formats,
+    memory,
     practice,
     predict,
     proofs,
@@ -86,7 +87,7 @@ Bombs = dict[str, Callable[[], object]]  # all of them must raise one of OWN
 
 def peak() -> float:
     """Most memory held so far, in MB; 0 where that is not known."""
-    return (runs.peak_memory(torch.device("cpu")) or 0) / 2**20
+    return (memory.peak(torch.device("cpu")) or 0) / 2**20
 
 
 def limit_memory() -> None:
