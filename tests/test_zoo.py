@@ -538,3 +538,9 @@ def test_settings_are_plain():
     assert isinstance(given, argparse.Namespace)
     assert (given.epochs, given.batch, given.train_pictures, given.size) == (30, 128, None, 32)
     assert given.out == ROOT / "runs" / "zoo" / "resnet18-cifar100-gpu-3"
+
+
+def test_a_table_with_two_data_sets_says_which_row_is_on_which():
+    again = tables.repeated().partition("### The chapters' last trainings again")[2]
+    rows = re.findall(r"^\| (\d\d)_\w+, ([^|]+) \|", again.partition("###")[0], re.M)
+    assert {("02", "CIFAR-10"), ("07", "CIFAR-100 (re-split)")} <= set(rows)

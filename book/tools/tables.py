@@ -85,18 +85,20 @@ def repeated(root: Path = ROOT) -> str:
         if not several:
             continue
         first = next(iter(several.values()))[0]
+        sets = sorted({data_of(run) for runs in several.values() for run in runs})
         test = where.get("judge") == "test" or entry["accuracy"].startswith("test")
         judged = "test" if test else "validation"
         page = root / "notebooks" / f"{entry['chapter']}.ipynb"
         ahead = f"Chapter {chapter(page.stem)}. " if page.exists() else ""
         parts.append(
-            f"### {entry['title']}\n\n{ahead}{data_of(first)}; {entry['about']}. Network: "
+            f"### {entry['title']}\n\n{ahead}{' and '.join(sets)}; {entry['about']}. Network: "
             f"{entry['network']}. {device_of(first)}. Again: `make study NAME={entry['name']}`."
         )
         lines = [["row", f"{judged} accuracy", "seeds", "minutes a run"]]
         for label, runs in several.items():
             mean = statistics.mean(run["seconds"] for run in runs) / 60
             values = spread([run[entry["accuracy"]] for run in runs])
+            label += f", {data_of(runs[0])}" if len(sets) > 1 else ""
             lines.append([label, values, str(len(runs)), f"{mean:.1f}"])
         parts.append(table(*lines))
     return "\n\n".join(parts)
