@@ -34,6 +34,7 @@ CHANGES = {  # what the row changes of the recipe's plain settings
     "SGD": {"schedule": airbench94.triangle},
     "learned norm scales": {},
     "slow biases": {"bias_rate": 0.053 / 64},
+    "no decay on biases": {},
     "lookahead": {},
     "ReLU": {},
 }
@@ -46,6 +47,9 @@ def change_network(model: fast.FastNet, change: str) -> None:
     if change == "random stem":
         nn.Conv2d.reset_parameters(model.whiten)
         model.whiten.weight.requires_grad_(True)
+    for group in model.groups if change == "ReLU" else []:
+        for i, layer in enumerate(group):
+            group[i] = nn.ReLU() if isinstance(layer, nn.GELU) else layer
     for module in model.groups.modules():
         if change == "random start" and isinstance(module, nn.Conv2d):
             module.reset_parameters()
@@ -63,6 +67,9 @@ def optimizers_for(
     if change == "random stem":
         optimizers[1].param_groups[2].pop("epochs")  # it has more to learn than a bias
         optimizers[1].param_groups[2]["params"].append(model.whiten.weight)
+    if change == "no decay on biases":
+        biases, _, whitening_bias = optimizers[1].param_groups
+        biases["weight_decay"] = whitening_bias["weight_decay"] = 0.0
     return optimizers
 
 
