@@ -61,6 +61,7 @@ study: $(READY) ## run or resume a study (NAME=…)
 
 bench: $(READY) ## measure what benchmarks/ compares
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python book/tools/tables.py
 
 access: $(READY) ## try every page of the built book with axe-core (needs npm, and a Chromium)
 	npm install --silent --no-save --no-audit --no-fund --prefix _build/axe $(AXE_CORE)

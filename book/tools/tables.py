@@ -12,6 +12,7 @@ import statistics
 import sys
 from pathlib import Path
 
+import benched
 from cells import (
     chapter,
     code,
@@ -232,6 +233,15 @@ TABLES = {
     "which_recipe": (few, choices),
     "teachers": (timings, exercises),
     "status": (ran, studied),
+    "benchmarks": (
+        benched.machine,
+        benched.loading,
+        benched.growth,
+        benched.recipes,
+        benched.imports,
+        benched.serving,
+        benched.smoke,
+    ),
 }
 
 
