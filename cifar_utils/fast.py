@@ -24,17 +24,17 @@ from cifar_utils.precision import autocast, choose_precision
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """All that is chosen. Rates are for the mean loss of a batch."""
+    """All that is chosen. Rates of biases and head are for each picture of a batch."""
 
     phases: tuple[tuple[int, float], ...]  # (pixels a side, epochs), in order
     widths: tuple[int, int, int] = (64, 256, 256)  # channels of the three groups
-    batch_size: int = 1000
+    batch_size: int = 2000
     filter_rate: float = 0.24  # a step of Muon, as a share of a filter's own norm
     filter_momentum: float = 0.6
     bias_rate: float = 0.053
-    head_rate: float = 0.67
+    head_rate: float = 0.00083
     momentum: float = 0.85  # of biases and head, Nesterov's
-    decay: float = 0.002  # what a step at full rate takes off a weight
+    decay: float = 2e-6  # what a step at full rate takes off a weight, for each picture
     smoothing: float = 0.2
     crop: int = 2  # pixels of 32
     alternate: bool = True  # mirror each picture in every other epoch, not at random
@@ -102,7 +102,6 @@ class FastNet(nn.Module):
         pairs = zip((24, *widths), widths, strict=False)
         self.groups = nn.Sequential(*[group(before, after) for before, after in pairs])
         self.head = nn.Linear(widths[-1], num_classes, bias=False)
-        nn.init.normal_(self.head.weight)
 
     def forward(self, images: Tensor) -> Tensor:
         x = F.gelu(self.whiten(images))  # 32 → 31 pixels a side
@@ -113,15 +112,20 @@ class FastNet(nn.Module):
 def optimizers_for(model: FastNet, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the filters, SGD with momentum for biases and head; decay apart from the rates.
 
+    The loss is a mean over the batch: the more pictures, the farther SGD may step.
+
     The whitening bias has done its learning after three epochs: key "epochs" of its group.
     """
     learning = [p for p in model.groups.parameters() if p.requires_grad]
+    bias_rate, head_rate, decay = (
+        rate * recipe.batch_size for rate in (recipe.bias_rate, recipe.head_rate, recipe.decay)
+    )
     parts = [
-        {"params": [p for p in learning if p.ndim == 1], "lr": recipe.bias_rate},
-        {"params": [model.head.weight], "lr": recipe.head_rate},
-        {"params": [model.whiten.bias], "lr": recipe.bias_rate, "epochs": 3},
+        {"params": [p for p in learning if p.ndim == 1], "lr": bias_rate},
+        {"params": [model.head.weight], "lr": head_rate},
+        {"params": [model.whiten.bias], "lr": bias_rate, "epochs": 3},
     ]
-    parts = [part | {"weight_decay": recipe.decay / part["lr"]} for part in parts]
+    parts = [part | {"weight_decay": decay / part["lr"]} for part in parts]
     sgd = torch.optim.SGD(parts, momentum=recipe.momentum, nesterov=True)
     filters = [p for p in learning if p.ndim == 4]
     return [Muon(filters, recipe.filter_rate, recipe.filter_momentum), sgd]

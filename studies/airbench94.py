@@ -69,6 +69,7 @@ def learn(
     scale = fast.SCALES[dataset.name]
     some = data.normalize(dataset.train.images[:5000], **scale)
     model = fast.FastNet(len(dataset.classes), recipe.widths, some)
+    nn.init.normal_(model.head.weight)
     with torch.no_grad():
         model.head.weight /= model.head.weight.std()
     model.to(memory_format=torch.channels_last)

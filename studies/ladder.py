@@ -33,7 +33,7 @@ CHANGES = {  # what the row changes of the recipe's plain settings
     "random start": {},
     "SGD": {"schedule": airbench94.triangle},
     "learned norm scales": {},
-    "slow biases": {"bias_rate": 0.053 / 64},
+    "slow biases": {"bias_rate": fast.Recipe.bias_rate / 64},
     "no decay on biases": {},
     "lookahead": {},
     "ReLU": {},
