@@ -69,9 +69,6 @@ def learn(
     scale = fast.SCALES[dataset.name]
     some = data.normalize(dataset.train.images[:5000], **scale)
     model = fast.FastNet(len(dataset.classes), recipe.widths, some)
-    nn.init.normal_(model.head.weight)
-    with torch.no_grad():
-        model.head.weight /= model.head.weight.std()
     model.to(memory_format=torch.channels_last)
     slow, batches = Lookahead(model), max(1, len(dataset.train) // recipe.batch_size)
     steps = round(batches * sum(epochs for _, epochs in recipe.phases))
