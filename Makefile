@@ -63,6 +63,7 @@ study: $(READY) ## run or resume a study (NAME=…)
 
 bench: $(READY) ## measure what benchmarks/ compares
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python book/tools/tables.py
 
 torture: $(READY) ## try for long to break what must not break (TESTS="tests/test_kill.py")
 	CIFAR_TORTURE=1 $(BIN)/python -m pytest $(or $(TESTS),$(TORTURE)) $(ARGS)

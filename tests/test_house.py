@@ -76,7 +76,7 @@ def test_no_file_names_a_place_on_the_machine_it_was_made_on():
 # Each module may import those before it, and none after it.
 ORDER = (
     "catalog formats standin proofs fetch sources data metrics models weights transfer features "
-    "pictures predict folder export memory precision checkpoints training rates logs "
+    "pictures predict folder export memory precision muon fast checkpoints training rates logs "
     "distributed plots runs practice".split()
 )
 ROOMS = {"notebooks", "studies", "apps", "tests", "benchmarks", "book"}

@@ -12,6 +12,7 @@ import statistics
 import sys
 from pathlib import Path
 
+import benched
 import promised
 from cells import (
     chapter,
@@ -246,6 +247,15 @@ TABLES = {
         promised.memory,
         promised.flaws,
         promised.licences,
+    ),
+    "benchmarks": (
+        benched.machine,
+        benched.loading,
+        benched.growth,
+        benched.recipes,
+        benched.imports,
+        benched.serving,
+        benched.smoke,
     ),
 }
 
