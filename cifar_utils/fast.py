@@ -170,13 +170,13 @@ def train(
     """Train `model` in place, where it is; `after_step` gets the number of steps done."""
     device = next(model.parameters()).device
     precision = choose_precision(device) if precision == "auto" else precision
-    generator = Generator().manual_seed(seed)
+    generator = Generator(device).manual_seed(seed)
     batch_size = min(recipe.batch_size, len(split))
     batches = len(split) // batch_size  # in an epoch
     steps = round(batches * sum(epochs for _, epochs in recipe.phases))
     rates = [(g, g["lr"], g.get("epochs")) for o in optimizers for g in o.param_groups]
     endless = draws(len(split), batch_size, generator, recipe.alternate)
-    step, begun = 0, time.perf_counter()
+    every_label, step, begun = split.labels.to(device), 0, time.perf_counter()
     model.to(memory_format=torch.channels_last).train()
     for size, epochs in recipe.phases:
         images = shrink(split.images, size).to(device)
@@ -184,13 +184,14 @@ def train(
             for group, lr, until in rates:
                 done = step / (until * batches if until else steps)
                 group["lr"] = lr * recipe.schedule(min(1.0, done))
-            pick, mirrored = next(endless)
-            batch = data.random_crop(images[pick], max(1, recipe.crop * size // 32), generator)
-            batch = torch.where(mirrored[:, None, None, None].to(device), batch.flip(3), batch)
+            with device:  # draw where the pictures are: no step waits for a copy
+                pick, mirrored = next(endless)
+                batch = data.random_crop(images[pick], max(1, recipe.crop * size // 32), generator)
+            batch = torch.where(mirrored[:, None, None, None], batch.flip(3), batch)
             batch = data.normalize(batch, mean, std).to(memory_format=torch.channels_last)
             with autocast(device, precision):
                 logits = model(batch)
-            labels = split.labels[pick].to(device)
+            labels = every_label[pick]
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.smoothing)
             model.zero_grad()
             loss.backward()
