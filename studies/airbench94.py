@@ -1,18 +1,19 @@
 """The mark to beat: airbench94's recipe, written anew from its description (chapter 12).
 
-Jordan (2024), "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv:2404.00498). Network and
-loop are those of cifar_utils.fast, which come from there; what differs is here: SGD for every
-weight, a rate that rises and falls, norms' biases at 64 times the rate, Lookahead, whole pictures
-from the first step to the last. Claim: with six views it reaches the published 94.0 %, so that its
-time is a fair mark for `speedrun`.
+Jordan (2024), "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv:2404.00498). The loop is
+that of cifar_utils.fast, which comes from there; what differs is here: a network without shortcuts
+whose norms learn only biases, SGD for every weight, biases at 64 times the rate, Lookahead, whole
+pictures from the first step to the last. Claim: with six views it reaches the published 94.0 %, so
+that its time is a fair mark for `speedrun`.
 """
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cifar_utils import data, fast, metrics, runs
 
@@ -27,10 +28,41 @@ def triangle(done: float, rise: float = 0.23) -> float:
     return 0.2 + 0.8 * done / rise if done < rise else 1 - 0.93 * (done - rise) / (1 - rise)
 
 
-RECIPE = fast.Recipe(phases=((32, 9.9),), batch_size=1024, schedule=triangle)
+RECIPE = fast.Recipe(phases=((32, 9.9),), widths=(64, 256, 256), schedule=triangle)
 
 
-def optimizer_for(model: fast.FastNet, batch_size: int) -> torch.optim.Optimizer:
+def bias_norm(channels: int) -> nn.BatchNorm2d:
+    """BatchNorm that learns only its bias."""
+    norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=0.4)
+    norm.weight.requires_grad_(False)
+    return norm
+
+
+def group(channels_in: int, channels: int) -> nn.Sequential:
+    """(N, C_in, H, W) → (N, C, H/2, W/2): conv, pool, norm, GELU, conv, norm, GELU."""
+    pooled = [fast.identity_conv(channels_in, channels), nn.MaxPool2d(2)]
+    again = [bias_norm(channels), nn.GELU(), fast.identity_conv(channels, channels)]
+    return nn.Sequential(*pooled, *again, bias_norm(channels), nn.GELU())
+
+
+class PlainNet(nn.Module):
+    """(N, 3, H, W) normalized → (N, num_classes) logits: seven convolutions, no shortcuts."""
+
+    def __init__(self, num_classes: int, widths: Sequence[int], images: Tensor) -> None:
+        super().__init__()
+        self.whiten = nn.Conv2d(3, 24, 2)
+        self.whiten.weight.requires_grad_(False).copy_(fast.whitening_filters(images))
+        nn.init.zeros_(self.whiten.bias)
+        pairs = zip((24, *widths), widths, strict=False)
+        self.groups = nn.Sequential(*[group(before, after) for before, after in pairs])
+        self.head = nn.Linear(widths[-1], num_classes, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.groups(F.gelu(self.whiten(images)))
+        return self.head(x.amax((2, 3))) / 9
+
+
+def optimizer_for(model: PlainNet, batch_size: int) -> torch.optim.Optimizer:
     """SGD; every weight loses the same share a step, whatever its rate."""
     rate, decay = RATE * batch_size, DECAY * batch_size  # of the mean loss of a batch
     learning = [p for p in model.parameters() if p.requires_grad]
@@ -63,12 +95,12 @@ def floats(model: nn.Module) -> list[Tensor]:
 
 def learn(
     dataset: data.Dataset, recipe: fast.Recipe, seed: int, log: Callable[[str], None] = print
-) -> fast.FastNet:
+) -> PlainNet:
     """A network trained by airbench94's recipe on all training pictures, on the CPU."""
     torch.manual_seed(seed)
     scale = fast.SCALES[dataset.name]
     some = data.normalize(dataset.train.images[:5000], **scale)
-    model = fast.FastNet(len(dataset.classes), recipe.widths, some)
+    model = PlainNet(len(dataset.classes), recipe.widths, some)
     model.to(memory_format=torch.channels_last)
     slow, batches = Lookahead(model), max(1, len(dataset.train) // recipe.batch_size)
     steps = round(batches * sum(epochs for _, epochs in recipe.phases))
@@ -91,12 +123,14 @@ def measured(learn: Callable[[data.Dataset], nn.Module], dataset: data.Dataset) 
     """
     clock, work = time.perf_counter(), time.process_time()
     model = learn(dataset)
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        torch.cuda.synchronize()
     seconds = {
-        "training_seconds": round(time.perf_counter() - clock, 1),
+        "training_seconds": round(time.perf_counter() - clock, 2),
         "core_seconds": round(time.process_time() - work, 1),
     }
-    test = data.normalize(dataset.test.images, **fast.SCALES[dataset.name])
-    test = test.to(next(model.parameters()).device)
+    test = data.normalize(dataset.test.images.to(device), **fast.SCALES[dataset.name])
     return seconds | {
         f"test_accuracy_{views}": metrics.accuracy(
             fast.answers(model, test, views).cpu(), dataset.test.labels
