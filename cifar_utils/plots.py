@@ -24,7 +24,8 @@ plt.rcParams.update(
         "axes.titlelocation": "left",
         "axes.titlesize": "large",
         "axes.prop_cycle": plt.cycler(  # Okabe and Ito's colors, told apart by color-blind readers
-            color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+            # (orange and the lighter blue are darker here, to be seen as lines on white)
+            color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#BD8600", "#3D94CC", "#000000"]
         ),
         "legend.frameon": False,
         "lines.linewidth": 1.8,

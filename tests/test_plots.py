@@ -2,6 +2,7 @@
 
 import warnings
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -42,6 +43,16 @@ def title() -> str:
 
 
 # --- Pictures -----------------------------------------------------------------------------------
+
+
+def test_every_color_of_a_line_is_seen_on_white():
+    for color in plt.rcParams["axes.prop_cycle"].by_key()["color"]:
+        red, green, blue = (
+            c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+            for c in matplotlib.colors.to_rgb(color)
+        )  # in linear light, as WCAG defines contrast
+        contrast = 1.05 / (0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05)
+        assert contrast >= 3, f"{color} has only {contrast:.2f}:1"
 
 
 @pytest.mark.parametrize(("columns", "panels"), [(3, 9), (7, 7), (10, 10), (1, 7)])
