@@ -39,7 +39,7 @@ def write(path: Path, text: str) -> bool:
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.part")  # what a killed call left, the next one uses up
     try:
         part.write_text(text, encoding="utf-8", newline="\n")
         os.replace(part, path)
