@@ -405,6 +405,8 @@ def test_make_run_killed_keeps_the_stored_chapter(tmp_path):
         assert path.read_text(encoding="utf-8") == old
         assert record.exists() == (aim == ("move", 2)), "the record comes first"
         if rounds(0, 1):
+            for left in tmp_path.rglob("*.part"):
+                os.utime(left, (0, 0))  # as if the later call came much later
             processes.run(run_chapter, tmp_path)
             stored, digest = json.loads(path.read_text()), json.loads(record.read_text())["digest"]
             assert stored["metadata"]["cifar"]["digest"] == digest
