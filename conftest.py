@@ -5,6 +5,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent
 
 os.environ["CIFAR_BUDGET"] = "smoke"
@@ -19,3 +21,11 @@ else:  # no checkpoint of an earlier test run
 # Notebook kernels start in notebooks/: they find the package where it lies.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 sys.path[:0] = [str(ROOT), str(ROOT / "book" / "tools")]
+
+
+@pytest.fixture(autouse=True)
+def floats_as_defined():
+    """A run flushes denormal numbers to zero for good; Hypothesis, for one, refuses such floats."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)

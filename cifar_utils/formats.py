@@ -62,7 +62,7 @@ def read_parquet(files: list[Path], label: str, coarse: str | None) -> Arrays:
                         labels[name].append(_integers(rows[name], f"{path.name}: column {name!r}"))
                     decode = partial(_decode, path.name)  # Pillow does it without Python's lock
                     images += pool.map(decode, _encoded(rows["img"], path.name))
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeError) as error:  # names that are no text
             raise DataError(f"{path.name} is not a whole parquet file: {error}") from error
     if not images:
         raise DataError(f"{files[0].name} holds no picture")

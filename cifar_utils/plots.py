@@ -23,9 +23,9 @@ plt.rcParams.update(
         "axes.spines.right": False,
         "axes.titlelocation": "left",
         "axes.titlesize": "large",
-        "axes.prop_cycle": plt.cycler(  # Okabe and Ito's colors, told apart by color-blind readers
-            # (orange and the lighter blue are darker here, to be seen as lines on white)
-            color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#BD8600", "#3D94CC", "#000000"]
+        "axes.prop_cycle": plt.cycler(  # Okabe and Ito's colors, told apart by color-blind readers;
+            # brown and violet for two that a line on white hardly shows
+            color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#783C1E", "#965AFF", "#000000"]
         ),
         "legend.frameon": False,
         "lines.linewidth": 1.8,

@@ -119,11 +119,11 @@ def recall(cached: Path) -> Found | None:
             )
         if content_digest(train, test) != head["digest"]:
             return None
+        for name in ("classes", "superclasses"):
+            head[name] = head[name] and tuple(head[name])
+        return Found(**head, train=train, test=test)
     except Exception:  # absent or damaged in any way: it is only a cache
         return None
-    for name in ("classes", "superclasses"):
-        head[name] = head[name] and tuple(head[name])
-    return Found(**head, train=train, test=test)
 
 
 def keep(cached: Path, found: Found) -> None:

@@ -855,8 +855,9 @@ def archives(place: Path) -> tuple[Open, Bombs]:
             assert {p.name for p in place.iterdir()} <= {"outside", "a.tar.gz", target.name}
             for path in target.rglob("*"):
                 assert path.is_symlink() or path.is_file() or path.is_dir()
-            if target.exists():
+            if target.is_dir():
                 shutil.rmtree(target)
+            target.unlink(missing_ok=True)  # of a member named as the folder itself
 
     named = [*escapes(outside).values(), good]
 

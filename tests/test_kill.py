@@ -169,7 +169,7 @@ def test_a_resume_that_forgets_its_draws_does_not_survive_this(undisturbed, tmp_
 
 # --- A study ------------------------------------------------------------------------------------
 
-ROWS = [{"rate": rate, "seed": seed} for rate in (0.1, 0.2) for seed in (0, 1)]
+ROWS = [{"rate": rate, "seed": seed} for rate in (0.1, 0.2)[: rounds(1, 2)] for seed in (0, 1)]
 
 
 def study(say, folder: Path, aim=None, broken=None):
@@ -293,7 +293,10 @@ def test_a_download_killed_anywhere_leaves_nothing_or_all(hub, small, tmp_path, 
         hub.pause = 0
         monkeypatch.setattr(sources, "DATA", place)
         test_data.same(data.load("cifar10"), small["cifar10"])
-        assert [path.name for path in place.iterdir() if path.is_dir()] == ["cifar10"], aim
+        # Killed while it cleared what is left, it leaves its folder, but nothing of the data in it.
+        beside = [path for path in place.iterdir() if path.is_dir() and path.name != "cifar10"]
+        assert not beside or aim == ("clear", 1), aim
+        assert not [path for folder in beside for path in folder.rglob("*.parquet")]
         shutil.rmtree(os.environ["XDG_CACHE_HOME"])
     figures("kill", "download", tries=hit.total(), **hit)
 
@@ -328,6 +331,7 @@ def learned(folder: Path):
     return state, result
 
 
+@pytest.mark.skipif(not rounds(0, 1), reason="in the long run: it trains three times")
 def test_the_program_killed_goes_on_to_the_same_bits(tmp_path):
     """In the long run the first is the real command; else processes that start at once."""
     processes.run(train_program, tmp_path / "whole")
@@ -402,6 +406,8 @@ def test_make_run_killed_keeps_the_stored_chapter(tmp_path):
         assert path.read_text(encoding="utf-8") == old
         assert record.exists() == (aim == ("move", 2)), "the record comes first"
         if rounds(0, 1):
+            for left in tmp_path.rglob("*.part"):
+                os.utime(left, (0, 0))  # as if the later call came much later
             processes.run(run_chapter, tmp_path)
             stored, digest = json.loads(path.read_text()), json.loads(record.read_text())["digest"]
             assert stored["metadata"]["cifar"]["digest"] == digest

@@ -156,7 +156,6 @@ def test_other_errors_are_left_as_they_are(work):
 
 # --- Notebooks ----------------------------------------------------------------------------------
 
-SMALL = "00_warm_up"
 # On Linux ru_maxrss is no less than what the parent held when it started the process: so the kernel
 # is asked for what the process itself held, and a child's figure is an upper bound.
 ASK = """
@@ -182,9 +181,8 @@ def peaks(path, record):
     return json.loads(notebook.cells[-1].outputs[0].text)
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in house.notebooks() if torture.LONG or p.stem == SMALL], ids=lambda p: p.stem
-)
+@pytest.mark.skipif(not torture.LONG, reason="in the long run: it executes every chapter")
+@pytest.mark.parametrize("path", house.notebooks(), ids=lambda p: p.stem)
 def test_a_notebook_at_smoke_keeps_to_its_memory(path, tmp_path):
     """Neither its kernel nor any process that it starts; both with all the libraries in them."""
     pytest.importorskip("resource", reason="nothing here says how much memory a process held")

@@ -116,7 +116,7 @@ def test_damaged_tensors_are_refused(tmp_path):
     ("text", "says"),
     [
         ("{", "cannot be read"),
-        ("3", "cannot be read"),
+        ("3", "does not say: architecture"),
         ("[]", "does not say: architecture"),
         (json.dumps({k: v for k, v in ABOUT.items() if k != "mean"}), "does not say: mean, sha256"),
         (json.dumps(ABOUT | {"sha256": "0", "classes": ["a", "b"]}), "its network has 10"),

@@ -1,9 +1,11 @@
 """What the book's tools share: where things lie, and notebooks read and written whole."""
 
 import argparse
+import glob
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +41,9 @@ def write(path: Path, text: str) -> bool:
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):  # by a killed call
+        if time.time() - left.stat().st_mtime > 60:  # a younger one may be being written
+            left.unlink()
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.write_text(text, encoding="utf-8", newline="\n")

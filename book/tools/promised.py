@@ -19,11 +19,13 @@ def last(promise: str, root: Path) -> str:
     found = (read(path) if path.exists() else {}).get(promise, {})
     if not found:
         return "No long run is on record yet."
-    keys = list(dict.fromkeys(key for entry in found.values() for key in entry["figures"]))
-    rows = [["tried", *(key.replace("_", " ") for key in keys), "on"]]
+    rows = [["tried", "counted", "on"]]
     for what, entry in found.items():
-        counted = [number(entry["figures"].get(key, "")) for key in keys]
-        rows.append([what, *counted, entry["date"]])
+        counted = [
+            f"{key.replace('_', ' ').replace(' mb', ' MB')} {number(n)}"
+            for key, n in entry["figures"].items()
+        ]
+        rows.append([what, ", ".join(counted), entry["date"]])
     return table(*rows)
 
 
