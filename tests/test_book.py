@@ -11,6 +11,7 @@ import yaml
 from bs4 import BeautifulSoup
 
 import address
+import cells
 import freshness
 import house
 import opening
@@ -290,6 +291,19 @@ def test_bootstrap_does_nothing_here(monkeypatch):
 def test_generated_text_is_in_step():
     stale = [p.name for p, t in opening.expected().items() if p.read_text(encoding="utf-8") != t]
     assert not stale, "run `python book/tools/opening.py`"
+
+
+def test_what_others_report_stands_below_the_headline_it_is_beside():
+    marked = [(r["beside"], r["accuracy"]) for r in cells.told()["published"] if "beside" in r]
+    found, number = [], ""
+    for row in opening.beside().strip().splitlines()[2:]:
+        who, _, accuracy, _ = (cell.strip() for cell in row.strip("|").split("|"))
+        if who.startswith("**"):
+            number = re.search(r"notebooks/(\d\d)_\w+\.ipynb", who)[1]
+            assert re.match(r"\d+\.\d%", accuracy)
+        else:
+            found.append((number, accuracy))
+    assert sorted(found) == sorted(marked) and found
 
 
 def test_the_table_of_contents_names_every_page_once():

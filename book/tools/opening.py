@@ -1,16 +1,19 @@
 """What pages say about runs, written from results/ and never by hand.
 
-The line under each chapter's opening paragraph; the table of contents in README.md and in the
-preface; the table of studies in studies/README.md. Each stands between two HTML comments.
+The line under each chapter's opening paragraph; in README.md and in the preface the table of
+contents and the headlines beside what others report; the table of studies in studies/README.md.
+Each stands between two HTML comments.
 
 python book/tools/opening.py             write them all
 python book/tools/opening.py --check     change nothing; exit 1 and name what is out of step
 """
 
+import posixpath
 import re
 import sys
 from pathlib import Path
 
+from cells import code, data_of, device_of, table, told
 from house import ROOT, between, dump, keep_in_step, lines, notebooks, read, rows, source, title
 
 BUDGETS = ("laptop", "gpu", "smoke")
@@ -43,7 +46,7 @@ def spread(record: dict, root: Path = ROOT) -> str:
     if not found:
         return ""
     found.append(record["metrics"]["test_accuracy"])
-    return f", from {min(found):.1%} to {max(found):.1%} over {len(found)} seeds"
+    return f"from {min(found):.1%} to {max(found):.1%} over {len(found)} seeds"
 
 
 def where(record: dict) -> str:
@@ -55,9 +58,9 @@ def line(found: list[dict], root: Path = ROOT) -> str:
     """The line a chapter opens with: where, how long and how well it last ran."""
     said = []
     for record in found:
-        accuracy = f", test accuracy {percent(record)}" if percent(record) else ""
-        accuracy += spread(record, root)
-        said.append(f"{where(record)}: {duration(record['seconds'])}{accuracy}")
+        accuracy = f"test accuracy {percent(record)}" if percent(record) else ""
+        parts = filter(None, (duration(record["seconds"]), accuracy, spread(record, root)))
+        said.append(f"{where(record)}: {', '.join(parts)}")
     dates = " and ".join(sorted({record["date"][:10] for record in found}))
     return f"*As last run, {dates}: {'; '.join(said)}.*" if said else "*Not run yet.*"
 
@@ -94,6 +97,30 @@ def contents(root: Path = ROOT, up: str = "") -> str:
     return "\n\n" + "\n".join(table) + "\n\n"
 
 
+def beside(root: Path = ROOT, up: str = "") -> str:
+    """The headlines of chapters whose task others have done, each above what those report."""
+    rows = [["who", "data, network", "test accuracy", "cost"]]
+    networks = {entry.get("record"): entry["network"] for entry in told(root)["trained"]}
+    for path in notebooks(root):
+        others = [row for row in told(root)["published"] if row.get("beside") == path.stem[:2]]
+        for record in records(path.stem, root) if others else []:
+            value = f"{record['metrics']['test_accuracy']:.1%}"
+            reached = ", ".join(filter(None, (value, spread(record, root))))
+            cost = f"{duration(record['seconds'])}, {device_of(record)}"
+            link = f"**[chapter {path.stem[:2]}]({up}notebooks/{path.name})**"
+            name = networks[path.stem]
+            name = name if isinstance(name, str) else name[record["budget"]]
+            rows.append([link, f"{data_of(record)}, {code(name)}", reached, cost])
+        for row in others:
+            who = f"tutorial {row['who']}" if row["group"] == "The five tutorials" else row["who"]
+            there = row["link"]
+            if not up and not there.startswith("http"):  # it leads from book/
+                there = posixpath.normpath(f"book/{there}")
+            what = f"{row['data']}, {code(row['network']) or 'its own'}"
+            rows.append([f"[{who}]({there})", what, row["accuracy"], row["cost"]])
+    return "\n\n" + table(*rows) + "\n\n"
+
+
 def studies(root: Path = ROOT) -> str:
     """The table of what studies have recorded: rows, seeds, minutes, where, when."""
     table = ["| study | runs | seeds | minutes | device | last run |", "|---|---|---|---|---|---|"]
@@ -114,13 +141,19 @@ def studies(root: Path = ROOT) -> str:
 def expected(root: Path = ROOT) -> dict[Path, str]:
     """Every file that holds generated text, with the text it should have."""
     files = {p: dump(opened(read(p), records(p.stem, root), root)) for p in notebooks(root)}
-    for path, name, made in (
-        (root / "README.md", "contents", contents(root)),
-        (root / "book" / "preface.md", "contents", contents(root, "../")),
-        (root / "studies" / "README.md", "studies", studies(root)),
+    for path, made in (
+        (root / "README.md", {"contents": contents(root), "beside": beside(root)}),
+        (
+            root / "book" / "preface.md",
+            {"contents": contents(root, "../"), "beside": beside(root, "../")},
+        ),
+        (root / "studies" / "README.md", {"studies": studies(root)}),
     ):
         if path.exists():
-            files[path] = between(path.read_text(encoding="utf-8"), name, made)
+            text = path.read_text(encoding="utf-8")
+            for name, new in made.items():
+                text = between(text, name, new)
+            files[path] = text
     return files
 
 
