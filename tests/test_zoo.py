@@ -353,7 +353,8 @@ def test_a_command_that_cannot_be_given_is_seen(bad, capsys):
 
 def unsourced(row: dict, book: Path = ROOT / "book") -> str:
     """What a published figure lacks: a link that leads somewhere, where it was read, a cost."""
-    if not re.match(r"https://[\w.-]+/\S+$", row["link"]) and not (book / row["link"]).exists():
+    page = book / row["link"].partition("#")[0]
+    if not re.match(r"https://[\w.-]+/\S+$", row["link"]) and not page.exists():
         return f"no such place: {row['link']}"
     return "" if row["seen"] and row["cost"] and row["accuracy"] else "no source, cost or accuracy"
 
