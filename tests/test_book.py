@@ -297,7 +297,7 @@ def test_what_others_report_stands_below_the_headline_it_is_beside():
     marked = [(r["beside"], r["accuracy"]) for r in cells.told()["published"] if "beside" in r]
     found, number = [], ""
     for row in opening.beside().strip().splitlines()[2:]:
-        who, _, accuracy, _ = (cell.strip() for cell in row.strip("|").split("|"))
+        who, accuracy, _, _ = (cell.strip() for cell in row.strip("|").split("|"))
         if who.startswith("**"):
             number = re.search(r"notebooks/(\d\d)_\w+\.ipynb", who)[1]
             assert re.match(r"\d+\.\d%", accuracy)

@@ -99,7 +99,7 @@ def contents(root: Path = ROOT, up: str = "") -> str:
 
 def beside(root: Path = ROOT, up: str = "") -> str:
     """The headlines of chapters whose task others have done, each above what those report."""
-    rows = [["who", "data, network", "test accuracy", "cost"]]
+    rows = [["who", "test accuracy", "data, network", "cost"]]
     networks = {entry.get("record"): entry["network"] for entry in told(root)["trained"]}
     for path in notebooks(root):
         others = [row for row in told(root)["published"] if row.get("beside") == path.stem[:2]]
@@ -110,14 +110,14 @@ def beside(root: Path = ROOT, up: str = "") -> str:
             link = f"**[chapter {path.stem[:2]}]({up}notebooks/{path.name})**"
             name = networks[path.stem]
             name = name if isinstance(name, str) else name[record["budget"]]
-            rows.append([link, f"{data_of(record)}, {code(name)}", reached, cost])
+            rows.append([link, reached, f"{data_of(record)}, {code(name)}", cost])
         for row in others:
             who = f"tutorial {row['who']}" if row["group"] == "The five tutorials" else row["who"]
             there = row["link"]
             if not up and not there.startswith("http"):  # it leads from book/
                 there = posixpath.normpath(f"book/{there}")
             what = f"{row['data']}, {code(row['network']) or 'its own'}"
-            rows.append([f"[{who}]({there})", what, row["accuracy"], row["cost"]])
+            rows.append([f"[{who}]({there})", row["accuracy"], what, row["cost"]])
     return "\n\n" + table(*rows) + "\n\n"
 
 
