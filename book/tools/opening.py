@@ -13,6 +13,7 @@ import re
 import sys
 from pathlib import Path
 
+import cells
 from cells import code, data_of, device_of, table, told
 from house import ROOT, between, dump, keep_in_step, lines, notebooks, read, rows, source, title
 
@@ -111,6 +112,9 @@ def beside(root: Path = ROOT, up: str = "") -> str:
             name = networks[path.stem]
             name = name if isinstance(name, str) else name[record["budget"]]
             rows.append([link, reached, f"{data_of(record)}, {code(name)}", cost])
+        for entry in (e for e in told(root)["study"] if e.get("beside") == path.stem[:2]):
+            link = f"**[chapter {path.stem[:2]}]({up}notebooks/{path.name})**"
+            rows += [[link, *about] for about in study_rows(entry, root)]
         for row in others:
             who = f"tutorial {row['who']}" if row["group"] == "The five tutorials" else row["who"]
             there = row["link"]
@@ -119,6 +123,23 @@ def beside(root: Path = ROOT, up: str = "") -> str:
             what = f"{row['data']}, {code(row['network']) or 'its own'}"
             rows.append([f"[{who}]({there})", row["accuracy"], what, row["cost"]])
     return "\n\n" + table(*rows) + "\n\n"
+
+
+def study_rows(entry: dict, root: Path = ROOT) -> list[list[str]]:
+    """What a study reached, how often, on what, and what a run cost."""
+    runs = cells.rows_of(entry["name"], root)
+    rows = []
+    for label, again in cells.groups(runs, entry["row"], entry["accuracy"], {}).items():
+        reached = cells.spread([run[entry["accuracy"]] for run in again])
+        spent = sum(run["core_seconds"] for run in again) / len(again) / 60
+        rows.append(
+            [
+                f"{reached}, {len(again)} seeds, {entry['judged']}",
+                f"{data_of(again[0])}, {entry['network']} ({label.split(', ')[-1]} recipe)",
+                f"{spent:.0f} core-minutes, {device_of(again[0])}",
+            ]
+        )
+    return rows
 
 
 def studies(root: Path = ROOT) -> str:
