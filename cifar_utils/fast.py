@@ -49,7 +49,7 @@ class Recipe:
 
 RECIPES = {
     ("cifar10", "full"): Recipe(phases=((20, 2), (24, 2), (32, 4.4))),
-    ("cifar10", "quick"): Recipe(phases=((20, 1), (24, 1))),
+    ("cifar10", "quick"): Recipe(phases=((20, 1), (24, 1)), batch_size=512),
     ("cifar100", "full"): Recipe(phases=((20, 4), (24, 3), (32, 4))),
 }
 
