@@ -101,7 +101,7 @@ def contents(root: Path = ROOT, up: str = "") -> str:
 def beside(root: Path = ROOT, up: str = "") -> str:
     """The headlines of chapters whose task others have done, each above what those report."""
     rows = [["who", "test accuracy", "data, network", "cost"]]
-    networks = {entry.get("record"): entry["network"] for entry in told(root)["trained"]}
+    entries = {entry.get("record"): entry for entry in told(root)["trained"]}
     for path in notebooks(root):
         others = [row for row in told(root)["published"] if row.get("beside") == path.stem[:2]]
         for record in records(path.stem, root) if others else []:
@@ -109,9 +109,10 @@ def beside(root: Path = ROOT, up: str = "") -> str:
             reached = ", ".join(filter(None, (value, spread(record, root))))
             cost = f"{duration(record['seconds'])}, {device_of(record)}"
             link = f"**[chapter {path.stem[:2]}]({up}notebooks/{path.name})**"
-            name = networks[path.stem]
+            name = entries[path.stem]["network"]
             name = name if isinstance(name, str) else name[record["budget"]]
-            rows.append([link, reached, f"{data_of(record)}, {code(name)}", cost])
+            network = code(name) or entries[path.stem]["called"]
+            rows.append([link, reached, f"{data_of(record)}, {network}", cost])
         for entry in (e for e in told(root)["study"] if e.get("beside") == path.stem[:2]):
             link = f"**[chapter {path.stem[:2]}]({up}notebooks/{path.name})**"
             rows += [[link, *about] for about in study_rows(entry, root)]

@@ -61,7 +61,8 @@ def trained(root: Path = ROOT) -> str:
             network = entry["network"]
             name = network if isinstance(network, str) else network[budget]
             classes = 100 if data_of(record).startswith("CIFAR-100") else 10
-            network = f"{code(name)}<br>{counted(name, classes)[0]:,}" if name else "none"
+            size = f"<br>{counted(name, classes)[0]:,}" if name else ""
+            network = (code(name) or entry.get("called", "none")) + size
             again = f"make study NAME={study}"
             if stem:
                 again = f"make run CHAPTERS={stem[:2]}" + f" BUDGET={budget}" * (budget != "laptop")
