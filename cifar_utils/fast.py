@@ -87,7 +87,8 @@ class Group(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, side: int) -> None:
         super().__init__()
-        margin = [nn.ZeroPad2d((0, 1, 0, 1))] if side % 2 == 0 else []  # keeps the map's size
+        # Left and above: the map keeps its size, and 2×2 filters start as the identity, too.
+        margin = [nn.ZeroPad2d((1, 0, 1, 0))] if side % 2 == 0 else []
         wide, narrow = identity_conv(channels_in, channels, side), channels // 2
         self.down = nn.Sequential(*margin, wide, nn.MaxPool2d(2), *norm_act(channels))
         there = [identity_conv(channels, narrow), *norm_act(narrow)]

@@ -84,6 +84,16 @@ def test_a_convolution_starts_as_the_identity(channels_in, channels, side):
     assert out.shape == (2, channels, 7, 7) and torch.equal(out[:, :passed], maps[:, :passed])
 
 
+@pytest.mark.parametrize("side", [2, 3])
+def test_each_group_starts_as_the_identity_before_its_pool(side):
+    maps, before = torch.randn(2, 24, 7, 7), []
+    group = fast.Group(24, 64, side)
+    pool = next(m for m in group.down if isinstance(m, torch.nn.MaxPool2d))
+    pool.register_forward_hook(lambda module, given, out: before.append(given[0]))
+    group(maps)
+    assert torch.equal(before[0][:, :24], maps)
+
+
 @pytest.mark.parametrize("side", [16, 20, 24, 32])
 def test_the_network_takes_pictures_of_any_of_the_sizes(model, side):
     assert model(torch.randn(5, 3, side, side)).shape == (5, 10)
