@@ -181,6 +181,7 @@ def train(
     steps = round(batches * sum(epochs for _, epochs in recipe.phases))
     rates = [(group, group["lr"]) for o in optimizers for group in o.param_groups]
     endless = draws(len(split), batch_size, generator, recipe.alternate)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     every_label, step, begun = split.labels.to(device), 0, time.perf_counter()
     model.to(memory_format=torch.channels_last).train()
     for size, epochs in recipe.phases:
@@ -198,9 +199,10 @@ def train(
             labels = every_label[pick]
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.smoothing)
             model.zero_grad()
-            loss.backward()
+            scaler.scale(loss).backward()
             for optimizer in optimizers:
-                optimizer.step()
+                scaler.step(optimizer)
+            scaler.update()
             step += 1
             after_step(step)
             if step % batches == 0 or step == steps:
