@@ -94,14 +94,18 @@ def floats(model: nn.Module) -> list[Tensor]:
 
 
 def learn(
-    dataset: data.Dataset, recipe: fast.Recipe, seed: int, log: Callable[[str], None] = print
+    dataset: data.Dataset,
+    recipe: fast.Recipe,
+    seed: int,
+    device: torch.device | str,
+    log: Callable[[str], None] = print,
 ) -> PlainNet:
-    """A network trained by airbench94's recipe on all training pictures, on the CPU."""
+    """A network trained by airbench94's recipe on all training pictures."""
     torch.manual_seed(seed)
     scale = fast.SCALES[dataset.name]
     some = data.normalize(dataset.train.images[:5000], **scale)
     model = PlainNet(len(dataset.classes), recipe.widths, some)
-    model.to(memory_format=torch.channels_last)
+    model.to(device, memory_format=torch.channels_last)
     slow, batches = Lookahead(model), max(1, len(dataset.train) // recipe.batch_size)
     steps = round(batches * sum(epochs for _, epochs in recipe.phases))
 
@@ -141,7 +145,7 @@ def one(run: runs.Run, seed: int) -> dict:
     """Train on all 50,000 pictures; what it took and what it reached."""
     epochs = run.pick(smoke=1, laptop=9.9, gpu=9.9)
     recipe = dataclasses.replace(RECIPE, phases=((32, epochs),))
-    found = measured(lambda dataset: learn(dataset, recipe, seed), run.load("cifar10"))
+    found = measured(lambda dataset: learn(dataset, recipe, seed, run.device), run.load("cifar10"))
     return {"precision": "fp32"} | found
 
 
