@@ -91,7 +91,15 @@ def test_each_group_starts_as_the_identity_before_its_pool(side):
     pool = next(m for m in group.down if isinstance(m, torch.nn.MaxPool2d))
     pool.register_forward_hook(lambda module, given, out: before.append(given[0]))
     group(maps)
-    assert torch.equal(before[0][:, :24], maps)
+    lost = 3 - side  # a 2×2 filter passes the lower right of its four pixels on
+    assert torch.equal(before[0][:, :24], maps[:, :, lost:, lost:])
+
+
+@pytest.mark.parametrize("pixels", [4, 5, 7])
+def test_the_last_group_sees_every_pixel(pixels):
+    maps = torch.randn(20, 24, pixels, pixels, requires_grad=True)
+    fast.Group(24, 64, 2).down(maps).square().sum().backward()
+    assert (maps.grad.abs().amax((0, 1)) > 0).all()
 
 
 @pytest.mark.parametrize("side", [16, 20, 24, 32])
