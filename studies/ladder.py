@@ -34,6 +34,7 @@ CHANGES = {  # what the row changes of the recipe's plain settings
     "random start": {},
     "no shortcuts": {},
     "ReLU": {},
+    "margin left and above": {},
     "SGD": {},
     "SGD, a third of the rate": {},
     "SGD, three times the rate": {},
@@ -54,6 +55,9 @@ def change_network(model: fast.FastNet, change: str) -> None:
         model.whiten.weight.requires_grad_(True)
     for i, group in enumerate(model.groups if change == "no shortcuts" else []):
         model.groups[i] = nn.Sequential(group.down, group.pair)
+    if change == "margin left and above":  # keeps the last map's size; the pool then drops a row
+        down = model.groups[2].down
+        down[0], down[1] = nn.Sequential(nn.ZeroPad2d((1, 0, 1, 0)), down[0]), nn.MaxPool2d(2)
     for module in list(model.groups.modules()):
         if change == "random start" and isinstance(module, nn.Conv2d):
             module.reset_parameters()
