@@ -18,21 +18,32 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "studies"))
 import airbench94
 import speedrun
 
-OURS = {f"{name} {kind}": (fast.learn, recipe) for (name, kind), recipe in fast.RECIPES.items()}
-TRAININGS = OURS | {"airbench94": speedrun.PEER}
-
 
 def measure() -> list[dict]:
     """For each recipe its minutes, and how many times they go into airbench94's."""
     torch.set_flush_denormal(True)
-    drawn = data.load("cifar10", stand_in=(airbench94.RECIPE.batch_size, 1))
-    best = speedrun.steps_in_turn(drawn, TRAININGS, "cpu")
-    minutes = {name: speedrun.minutes(TRAININGS[name][1], best[name]) for name in TRAININGS}
     rows = []
-    for training, (_, recipe) in TRAININGS.items():
+    for dataset_name in fast.SCALES:
+        drawn = data.load(dataset_name, stand_in=(airbench94.RECIPE.batch_size, 1))
+        trainings = {
+            f"{name} {kind}": (fast.learn, recipe)
+            for (name, kind), recipe in fast.RECIPES.items()
+            if name == dataset_name
+        }
+        rows += in_turn(drawn, trainings | {f"airbench94 on {dataset_name}": speedrun.PEER})
+    return rows
+
+
+def in_turn(dataset: data.Dataset, trainings: speedrun.Trainings) -> list[dict]:
+    """A row for each training; the last training is airbench94's, which the others are held to."""
+    best = speedrun.steps_in_turn(dataset, trainings, "cpu")
+    minutes = {name: speedrun.minutes(trainings[name][1], best[name]) for name in trainings}
+    *_, peer = minutes.values()
+    rows = []
+    for training, (_, recipe) in trainings.items():
         row = {
             "name": f"training, {training}",
-            "ratio": round(minutes["airbench94"] / minutes[training], 2),
+            "ratio": round(peer / minutes[training], 2),
             "minutes": round(minutes[training], 1),
         }
         for size, _ in recipe.phases:
