@@ -1,8 +1,8 @@
 """`make bench`: run every comparison in this folder, print a table, write results/benchmarks.json.
 
 A benchmark is a file beside this one with `measure() -> dict | list[dict]`. Each dict is one
-comparison: `name`, `ratio` (how many times better than what it is compared with), and whatever
-else it measured, with the unit in the key ("ours_images_per_second").
+comparison: `name`, `ratio` (of what to what, the file says) and whatever else it measured, with the
+unit in the key ("ours_images_per_second").
 """
 
 import importlib.util

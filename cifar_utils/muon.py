@@ -9,7 +9,8 @@ from torch import Tensor, nn
 def orthogonalize(matrix: Tensor, steps: int = 3) -> Tensor:
     """Roughly the nearest matrix with orthonormal rows or columns: (M, N) → (M, N).
 
-    Newton-Schulz steps with Jordan's coefficients: most singular values end between 0.7 and 1.2.
+    Newton-Schulz steps with Jordan's coefficients: after three, singular values that were 0.02 of
+    the norm or more lie between 0.6 and 1.3.
     Built in chapter 12
     """
     x = matrix / (matrix.norm() + 1e-7)

@@ -4,8 +4,8 @@ The recipes of cifar_utils.fast on all training pictures, judged once on the tes
 one, two and six views. Choices were made on 5,000 pictures held out of training. Before each
 training, steps of it and of `airbench94` take turns, so that what a training takes of the other's
 time is measured side by side. Claims: with six views CIFAR-10 reaches what airbench94 reaches, in
-at most 0.75 times its time; a short recipe reaches 82 % in three minutes; CIFAR-100, re-split,
-reaches 73 % in twenty.
+at most 0.75 times its time; a short recipe reaches 82 % in a seventh of it; CIFAR-100, re-split,
+reaches 73 %.
 """
 
 import dataclasses
