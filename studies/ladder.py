@@ -38,19 +38,23 @@ CHANGES = {  # what the row changes of the recipe's plain settings
     "SGD": {},
     "SGD, a third of the rate": {},
     "SGD, three times the rate": {},
+    "SGD, nine times the rate": {},
+    "random stem, SGD": {},
+    "random start, SGD": {},
     "fast biases": {},
     "fixed norm scales": {},
     "decay on norms": {},
     "lookahead": {},
 }
-SGD_RATES = {"SGD": 1, "SGD, a third of the rate": 1 / 3, "SGD, three times the rate": 3}
+SGD_RATES = {"SGD": 1, "SGD, a third of the rate": 1 / 3}
+SGD_RATES |= {"SGD, three times the rate": 3, "SGD, nine times the rate": 9}
 ROWS = [{"change": change, "epochs": 3, "seed": seed} for seed in range(3) for change in CHANGES]
 ROWS += [{"change": "recipe", "epochs": n, "seed": seed} for seed in range(3) for n in LENGTHS]
 
 
 def change_network(model: fast.FastNet, change: str) -> None:
     """Make the row's change to a fresh network, in place."""
-    if change == "random stem":
+    if "random stem" in change:
         nn.Conv2d.reset_parameters(model.whiten)
         model.whiten.weight.requires_grad_(True)
     for i, group in enumerate(model.groups if change == "no shortcuts" else []):
@@ -59,7 +63,7 @@ def change_network(model: fast.FastNet, change: str) -> None:
         down = model.groups[2].down
         down[0], down[1] = nn.Sequential(nn.ZeroPad2d((1, 0, 1, 0)), down[0]), nn.MaxPool2d(2)
     for module in list(model.groups.modules()):
-        if change == "random start" and isinstance(module, nn.Conv2d):
+        if "random start" in change and isinstance(module, nn.Conv2d):
             module.reset_parameters()
         if change == "fixed norm scales" and isinstance(module, nn.BatchNorm2d):
             module.weight.requires_grad_(False)
@@ -74,10 +78,10 @@ def optimizers_for(
     """The recipe's optimizers, with the row's change."""
     muon, sgd = fast.optimizers_for(model, recipe)
     rest = sgd.param_groups[0]
-    if change.startswith("SGD"):  # at airbench94's rate, and around it
+    if "SGD" in change:  # at airbench94's rate, and around it
         rate, decay = airbench94.RATE * recipe.batch_size, airbench94.DECAY * recipe.batch_size
         options = {"weight_decay": decay / rate, "momentum": airbench94.MOMENTUM}
-        options["lr"] = rate * SGD_RATES[change]
+        options["lr"] = rate * SGD_RATES.get(change, 3)
         return [torch.optim.SGD(muon.param_groups[0]["params"], nesterov=True, **options), sgd]
     if change == "fast biases":
         biases = {id(m.bias) for m in model.groups.modules() if isinstance(m, nn.BatchNorm2d)}
