@@ -7,13 +7,15 @@ python -m apps.fast cifar100 --seeds 3
 
 import argparse
 import time
+from collections.abc import Sequence
 
 import torch
 
 from cifar_utils import data, fast, metrics, runs
 
 
-def main() -> None:
+def settings(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; a recipe that the data set does not have ends the program."""
     parser = argparse.ArgumentParser(
         prog="python -m apps.fast",
         description=__doc__,
@@ -22,11 +24,16 @@ def main() -> None:
     parser.add_argument("dataset", choices=sorted({name for name, _ in fast.RECIPES}))
     parser.add_argument("--recipe", default="full", help="full (the default) or quick")
     parser.add_argument("--seeds", type=int, default=1, help="how many trainings: seeds 0, 1, …")
-    options = parser.parse_args()
-    recipe = fast.RECIPES.get((options.dataset, options.recipe))
-    if recipe is None:
-        known = ", ".join(kind for name, kind in fast.RECIPES if name == options.dataset)
-        parser.error(f"{options.dataset} has no recipe {options.recipe!r}, only: {known}")
+    given = parser.parse_args(arguments)
+    if (given.dataset, given.recipe) not in fast.RECIPES:
+        known = ", ".join(kind for name, kind in fast.RECIPES if name == given.dataset)
+        parser.error(f"{given.dataset} has no recipe {given.recipe!r}, only: {known}")
+    return given
+
+
+def main() -> None:
+    options = settings()
+    recipe = fast.RECIPES[options.dataset, options.recipe]
     torch.set_flush_denormal(True)
     dataset = data.load(options.dataset)
     print(f"{dataset.name}: {dataset.source}")

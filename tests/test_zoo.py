@@ -16,7 +16,7 @@ from torch import nn
 import cells
 import house
 import tables
-from apps import train, zoo
+from apps import fast, train, zoo
 from apps.pictures import TrainError
 from cifar_utils import distributed, models
 
@@ -313,7 +313,8 @@ def unusable(command: str) -> str:
         return (
             "" if (ROOT / "studies" / f"{values['NAME']}.py").exists() else f"no study: {command}"
         )
-    program = {"apps.zoo": zoo, "apps.train": train}.get(words[words.index("-m") + 1])
+    programs = {"apps.zoo": zoo, "apps.train": train, "apps.fast": fast}
+    program = programs.get(words[words.index("-m") + 1])
     if program is None:
         return f"no such program: {command}"
     try:
