@@ -82,7 +82,7 @@ def optimizers_for(
     if "SGD" in change:  # at airbench94's rate, and around it
         rate, decay = airbench94.RATE * recipe.batch_size, airbench94.DECAY * recipe.batch_size
         options = {"weight_decay": decay / rate, "momentum": airbench94.MOMENTUM}
-        options["lr"] = rate * SGD_RATES.get(change, 3)
+        options["lr"] = rate * SGD_RATES.get(change, 3)  # 3: the best of the four
         return [torch.optim.SGD(muon.param_groups[0]["params"], nesterov=True, **options), sgd]
     if change == "fast biases":
         biases = {id(m.bias) for m in model.groups.modules() if isinstance(m, nn.BatchNorm2d)}
