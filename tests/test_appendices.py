@@ -1349,7 +1349,7 @@ def _(entry):
         assert len({group["max_lr"] for group in optimizer.param_groups}) == left
 
 
-@sign("The loss jumps at the restart")
+@sign("The rate begins anew at the restart")
 def _(entry):
     optimizer = one_weight_optimizer()
     scheduler = lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=20)
