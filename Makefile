@@ -18,7 +18,7 @@ PYTHONS := $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python)
 # Tests that try a little in `make test` and long in `make torture`.
 TORTURE := $(shell grep -l '^from torture import' tests/test_*.py)
 AXE_CORE := axe-core@4.14.1
-FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+FITS := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 .DEFAULT_GOAL := help
 .PHONY: help book test lab run study bench torture audit access dist text new-chapter address lock clean
@@ -32,7 +32,8 @@ $(READY): requirements.txt
 	@for python in $(PYTHONS); do \
 	  "$$python" -c '$(FITS)' 2>/dev/null && break; python=; \
 	done; \
-	test -n "$$python" || { echo "No Python 3.11, 3.12 or 3.13 found (looked for:" \
+	test -n "$$python" || { echo "No Python 3.11, 3.12 or 3.13 found that can make a venv (on Debian" \
+	  "and Ubuntu it needs the package python3-venv; looked for:" \
 	  "$(strip $(PYTHONS))). Install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }; \
 	test -e $@ || { echo "Setting up .venv with $$python: some minutes, once"; \
 	  "$$python" -m venv --clear .venv; }
@@ -70,8 +71,8 @@ torture: $(READY) ## try for long to break what must not break (TESTS="tests/tes
 	$(BIN)/python book/tools/tables.py
 
 audit: $(READY) ## look up known vulnerabilities and the licences of all pins
-	$(BIN)/python book/tools/audit.py
-	$(BIN)/python book/tools/tables.py
+	$(BIN)/python book/tools/audit.py; known=$$?; \
+	  $(BIN)/python book/tools/tables.py && exit $$known
 
 access: $(READY) ## try every page of the built book with axe-core (needs npm, and a Chromium)
 	npm install --silent --no-save --no-audit --no-fund --prefix _build/axe $(AXE_CORE)

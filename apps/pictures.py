@@ -177,8 +177,8 @@ def _load_folder(given: argparse.Namespace) -> Pictures:
         odd = sorted(set(folders[0].classes) ^ set(folders[1].classes))
         raise TrainError(f"train/ and val/ hold different classes: {', '.join(odd[:5])}")
     for folder, n in zip(folders, (given.train_pictures, given.test_pictures), strict=True):
-        if n:  # from all classes: files are sorted by class
-            folder.samples = folder.samples[:: max(1, len(folder.samples) // n)][:n]
+        if n and n < len(folder.samples):  # from all classes: files are sorted by class
+            folder.samples = [folder.samples[i * len(folder.samples) // n] for i in range(n)]
     training, judging = imagenet_transforms(given.size)
     return Pictures(
         FromFolder(folders[0], training, given.seed),

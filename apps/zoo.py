@@ -246,7 +246,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--workers", type=int, metavar="N", default=0, help="default: 0")
     made.add_argument("--seed", type=int, metavar="N", default=0, help="default: 0")
     made.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    made.add_argument("--out", metavar="FOLDER", help="for checkpoint.pt (default: in runs/zoo/)")
+    out = "for checkpoint.pt, one for each `--data` (default: in runs/zoo/)"
+    made.add_argument("--out", metavar="FOLDER", help=out)
     made.set_defaults(hold_out=0)
     return made
 
@@ -270,9 +271,10 @@ def settings(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     given.epochs, given.batch = given.epochs or epochs, given.batch or batch
     given.train_pictures = given.train_pictures or pictures
     given.test_pictures = given.test_pictures or pictures
+    marks = "-pretrained" * given.pretrained + (f"-{given.size}" if given.size else "")
     # A transformer's weights belong to one size, so pretrained ones keep theirs.
     given.size = given.size or (own if given.pretrained else min(own, 64) if pictures else own)
-    name = f"{given.name}-{given.dataset}-{given.budget}-{given.seed}"
+    name = f"{given.name}-{given.dataset}-{given.budget}-{given.seed}{marks}"
     given.out = Path(given.out) if given.out else ROOT / "runs" / "zoo" / name
     return given
 

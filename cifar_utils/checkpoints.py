@@ -124,7 +124,10 @@ def restoring(path: str | Path) -> Iterator[None]:
 
 
 def rng_state(train: Any) -> dict[str, Any]:
-    """The states of every random generator a training draws from."""
+    """The states of torch's random generators (CPU and CUDA) and of the loader's own.
+
+    Not those of NumPy, Python, a Mac's GPU or a sampler.
+    """
     state = {"torch": torch.get_rng_state(), "cuda": []}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()
@@ -145,7 +148,11 @@ def set_rng_state(state: dict[str, Any], train: Any) -> None:
 def recipe(
     model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, loss_fn: Any, **options: Any
 ) -> dict[str, Any]:
-    """What must be equal for a checkpoint to be continued: shapes, and every plain setting."""
+    """What must be equal for a checkpoint to be continued.
+
+    Shapes, the plain settings of optimizer, scheduler and loss, and the options given; not the
+    pictures, nor how they are drawn.
+    """
     rates = {
         f"{i}: {name}": value
         for i, group in enumerate(optimizer.param_groups)

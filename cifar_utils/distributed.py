@@ -210,7 +210,7 @@ def count_right(
     """
     totals = torch.zeros(4, dtype=torch.float64)
     for images, labels in batches:
-        logits, labels = model(images).detach().double().cpu(), labels.cpu()
+        logits, labels = model(images).cpu().double(), labels.cpu()  # a Mac's GPU has no float64
         order = logits.argsort(dim=1, descending=True, stable=True)  # of equals the first first
         best = (order[:, :5] == labels[:, None]).double()
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum")

@@ -83,8 +83,8 @@ def divide(
 ) -> tuple[Split, Split, Split]:
     """Pictures to learn from, to choose by and to judge by, each with all classes.
 
-    val, test: shares of all pictures. Who goes where depends on content alone
-    (`weights.held_out`): the same on every machine, whatever the files are called, and hardly
+    val, test: shares of all pictures, rounded up in each class. Who goes where depends on content
+    alone (`weights.held_out`): the same on every machine, whatever the files are called, and hardly
     changed by pictures that are added later. Returns (train, val, test). Raises FolderError for a
     class too small to be in all three, ValueError for shares that leave nothing to learn from.
     """

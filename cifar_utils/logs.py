@@ -1,4 +1,4 @@
-"""TensorBoard's event files: a `History` written as one run, and any run's curves read back.
+"""TensorBoard's event files: a `History` written as one run, and such a run's curves read back.
 
 TensorBoard shows a folder of such folders (`tensorboard --logdir runs`). Both directions are its
 own libraries' work; what is added here is that two runs never end up in one curve.
@@ -64,7 +64,10 @@ def write_events(history: History, folder: str | Path) -> Path:
 
 
 def read_events(folder: str | Path) -> dict[str, dict[int, float]]:
-    """The scalar curves of one run, whoever wrote it: tag → {step: value}, steps rising.
+    """The scalar curves of one run as torch's `SummaryWriter` writes them.
+
+    Returns tag → {step: value}, steps rising. TensorFlow 2 and Keras write scalars as tensors;
+    these are not read, and a folder of them gives an empty dict.
 
     Values are float32, so a rate of 0.1 comes back as 0.10000000149. Raises EventsError if the
     folder holds no events, or two values of one tag for the same step: the mark of two runs.

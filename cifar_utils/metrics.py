@@ -51,7 +51,7 @@ def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> 
     Source: Guo et al. (2017), "On Calibration of Modern Neural Networks", equation 3.
     """
     classes = probabilities.shape[1]
-    probabilities = probabilities.double()  # the bins' sums of thousands stay exact to 1e-6
+    probabilities = probabilities.double()
     return multiclass_calibration_error(probabilities, labels, classes, n_bins=bins).item()
 
 

@@ -68,7 +68,8 @@ def _dotted(code: CodeType) -> bool:
     steps = [(i.opname, i.argval) for i in dis.get_instructions(code) if i.opname not in quiet]
     if len(steps) <= 2 and all(value is None for _, value in steps):
         return True
-    ends = ("STORE_", "RETURN_")
+    # `x[...] = 0` stores, too, but there the dots are the place: STORE_SUBSCR comes right after.
+    ends = ("STORE_FAST", "STORE_NAME", "STORE_GLOBAL", "STORE_DEREF", "STORE_ATTR", "RETURN_")
     return ("RETURN_CONST", ...) in steps or any(
         one == ("LOAD_CONST", ...) and two[0].startswith(ends) for one, two in pairwise(steps)
     )

@@ -115,7 +115,8 @@ def fit(
     log: called with one line of text an epoch; None for silence.
 
     Raises TrainingError where the loss is not finite or memory runs out, CheckpointError where the
-    checkpoint comes from another recipe, ValueError for options that contradict each other.
+    checkpoint comes from another recipe, ValueError for options that contradict each other. The
+    recipe knows neither pictures nor augmentation nor seed: give each training a file of its own.
     """
     if step_every not in ("batch", "epoch"):
         raise ValueError(f"step_every is 'batch' or 'epoch', not {step_every!r}")
@@ -238,7 +239,7 @@ def progress_line(history: History, epochs: int) -> str:
 
 
 def _require_finite(losses: list[Tensor], epoch: int, lr: float) -> None:
-    """Raise TrainingError naming the first step whose loss is NaN or infinite."""
+    """Raise TrainingError naming the first step with a NaN or infinite loss, and the lr now."""
     finite = torch.isfinite(torch.stack(losses))
     if not finite.all():
         step = int((~finite).nonzero()[0])

@@ -89,8 +89,9 @@ def _into_cache(entry: WeightsEnum, folder: str | Path | None, fetch: bool) -> N
 def replace_head(model: nn.Module, num_classes: int) -> nn.Module:
     """Put a fresh last layer with `num_classes` outputs into `model`; return that layer.
 
-    The head is the last linear layer (for SqueezeNet, the last convolution) and keeps its place, so
-    the model's own `forward` still works. Raises ValueError if there is no such layer.
+    The head is the linear layer or convolution that was registered last (a convolution in
+    SqueezeNet) and keeps its place, so the model's own `forward` still works. Raises ValueError if
+    there is no such layer.
     """
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     if not layers:
@@ -117,16 +118,17 @@ class EvalBatchNorm2d(nn.BatchNorm2d):
 
 
 def freeze(module: nn.Module) -> None:
-    """No parameter of `module` learns, and no running average of its BatchNorms moves.
+    """No parameter of `module` learns, and no running average of its `nn.BatchNorm2d` moves.
 
-    Both hold until `unfreeze`, in any training loop. The module is changed in place.
+    Other kinds of BatchNorm are left alone. Both hold until `unfreeze`, in any training loop. The
+    module is changed in place.
     """
     module.requires_grad_(False)
     freeze_averages(module)
 
 
 def freeze_averages(module: nn.Module) -> None:
-    """Keep the BatchNorms of `module` in evaluation mode; their scales and shifts still learn."""
+    """Keep every `nn.BatchNorm2d` in evaluation mode; their scales and shifts still learn."""
     for layer in module.modules():
         if type(layer) is nn.BatchNorm2d:
             layer.__class__ = EvalBatchNorm2d

@@ -116,11 +116,12 @@ def load(name: str, folder: str | Path = SHIPPED) -> tuple[models.ResNet, dict[s
 
 
 def held_out(train: data.Split, n: int = 5000) -> tuple[data.Split, data.Split]:
-    """Set aside `n` training pictures by what is in them: the same ones whatever their order.
+    """Set aside about `n` training pictures by what is in them: the same ones whatever their order.
 
     A network that ships was trained on one copy of the data and is judged on the reader's, whose
     files may come in another order; `data.hold_out`, which goes by place, would then mix the two.
-    Each class gives the same share: its pictures with the smallest SHA-256 of their pixels.
+    Each class gives the same share, rounded up: its pictures with the smallest SHA-256 of their
+    pixels.
     Returns (train, val). Raises ValueError unless 0 < n < len(train).
     """
     if not 0 < n < len(train):

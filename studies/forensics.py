@@ -5,8 +5,10 @@ Here the backbone is the shipped ResNet-10, trained on CIFAR-10 and frozen; the 
 layer, trained by SGD with momentum 0.9, batches of 200 and 20 epochs on 50 pictures a class. These
 are 500 steps; the tutorial took 25,000 at its rate of 0.01, so one row takes as many. "none" is a
 sensible recipe: whole pictures, flipped or not, the backbone in eval mode, a rate that falls by
-cosine from the best of four (validation, seed 0). Each other row changes one thing in it; "all but
-the rate" changes the geometry, BatchNorm's mode, the test pictures and the loss together.
+cosine from the best of four (validation, seed 0). Each other row is one suspect: those with a
+constant rate change rate and schedule together, those with crops also enlarge the picture, which
+"large picture" does alone. "all but the rate" changes the geometry, BatchNorm's mode, the test
+pictures and the loss together.
 
 The tutorial cropped 32 of 224 pixels a side, a seventh, which its ResNet-34 shrinks to a map of
 1 × 1. Here that is 8 of 56, which our backbone shrinks to 1 × 1. Claims: a head trained on such

@@ -1,10 +1,11 @@
 """Four ways to train on a long tail (chapter 8): CIFAR-100 with imbalance 100.
 
 The class of rank i keeps n_max · 100^(-i/99) training pictures (Cui et al., 2019,
-arXiv:1901.05555): 450 of the first class, 4 of the last, some 9,700 in all. Which class has which
+arXiv:1901.05555): 450 of the first class, 4 of the last, some 9,750 in all. Which class has which
 rank is drawn once: an alphabet may hide an accident ("aquarium fish" would always be rich). All
-rows see the same pictures as often, with crop and flip; validation is balanced, and accuracy is
-given for ranks of more than 100 pictures (head), of 20 to 100 (middle) and of fewer (tail).
+rows take as many steps, with crop and flip; the weighted sampler alone shows rare pictures more
+often. Validation is balanced, and accuracy is given for ranks of more than 100 pictures (head), of
+20 to 100 (middle) and of fewer (tail).
 4 rows × 3 seeds.
 """
 

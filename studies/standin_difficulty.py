@@ -44,6 +44,7 @@ def one(run: runs.Run, model: str, seed: int) -> dict:
     )
     test = training.evaluate(net, data.BatchLoader(drawn.test, 500, **scale), precision="fp32")
     return {
+        "precision": "fp32",
         "train_accuracy": history.train_accuracy[-1],
         "test_accuracy": test.accuracy,
         "epochs": epochs,

@@ -4,10 +4,11 @@ The shipped ResNet-10, trained on CIFAR-10, learns 100 new classes from 2,000 pi
 "one rate": a fresh head, and everything learns at the same rate, one cycle. Each other row changes
 one thing: "discriminative" gives every part half the rate of the part after it; "averages frozen"
 keeps BatchNorm's statistics of CIFAR-10; "no warm-up" begins at the peak and falls by cosine; "head
-first" begins with the head that suits the frozen features. Each of the five tries peak rates with
-seed 0, three at first, and further ones where the best lay at an edge; the best on validation is
-repeated with seeds 1 and 2. "a high rate" is "one rate" with a peak of 0.8, to see what is
-forgotten. A row whose loss is no longer finite says where, and counts as no picture right.
+first" begins with the head that suits the frozen features. Each of the five tries three or four
+peak rates with seed 0; for "averages frozen" and "head first" the best was the lowest tried, and a
+lower one might do better. The best on validation is repeated with seeds 1 and 2. "a high rate" is
+"one rate" with a peak of 0.8, to see what is forgotten. A row whose loss is no longer finite says
+where, and counts as no picture right.
 
 Recorded beside the accuracies: how far each part went from where it began, relative to its norm,
 and what the network, given back its old head, still knows of pictures that it once learned. Claim:

@@ -289,19 +289,19 @@ BAD = {
 
 @pytest.mark.parametrize("content, words", [(c, w) for c, *w in BAD.values()], ids=list(BAD))
 def test_what_is_no_picture_is_refused(content, words, tmp_path, capfd):
-    start = time.process_time()
     refused(content, "the picture", *words)
     path = tmp_path / "cat.png"
     path.write_bytes(content)
     said = refused(path, "cat.png", *words)
     assert str(tmp_path) not in said
     assert capfd.readouterr() == ("", "")
-    assert time.process_time() - start < 2  # nothing was decoded
 
 
 def test_a_bomb_is_refused_before_it_goes_off(monkeypatch):
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
-    for name in ("20,000 × 20,000", "8,000 × 8,000", "gif bomb", "tile bomb", "one pixel"):
+    bombs = [name for name, (_, *words) in BAD.items() if set(MEGAPIXELS) <= set(words)]
+    assert len(bombs) > 6
+    for name in (*bombs, "one pixel", "passes"):
         refused(BAD[name][0])
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # a reader's own, elsewhere
     refused(BAD["20,000 × 20,000"][0], "20,000×20,000", *MEGAPIXELS)
@@ -615,11 +615,8 @@ ANSWERS = {
 
 @pytest.mark.parametrize("path", ANSWERS)
 def test_what_goes_wrong_on_the_way_is_said(path, at):
-    slow = ANSWERS[path] is SLOW
-    start = time.monotonic()
+    slow = ANSWERS[path] is SLOW  # "drip" would arrive whole, were the limit one for each byte
     refused(at(path), at(path), *ANSWERS[path], timeout=0.3 if slow else 10)
-    if slow:  # all of the fetch, not each byte of it
-        assert time.monotonic() - start < 3
 
 
 def test_a_server_is_left_as_soon_as_too_much_has_come(at, server):

@@ -1,7 +1,6 @@
 """The stand-in: the same bytes everywhere, balanced, and readable by torchvision's own code."""
 
 import hashlib
-import time
 
 import numpy as np
 import pytest
@@ -68,13 +67,6 @@ def test_color_and_place_say_nothing_about_the_class():
     images, labels, _ = standin.make(4000, 1)[0]
     means = np.stack([images[labels == k].mean((0, 2, 3)) for k in range(10)])
     assert np.ptp(means, 0).max() < 20  # of 255, between all classes
-
-
-def test_60_000_pictures_in_time():
-    """Under 10 s on two cores; in processor time, since other tests may be running beside."""
-    begun = time.process_time()
-    standin.make(6000, 0)
-    assert (time.process_time() - begun) * 10 < 20
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])

@@ -50,8 +50,12 @@ def data_of(record: dict) -> str:
     return NAMES[dataset["name"]] + split
 
 
+def machine_of(record: dict) -> str:
+    return str(record.get("device", "")).replace(" 1 threads", " 1 thread")
+
+
 def device_of(record: dict) -> str:
-    return f"{record['device']}, {record['precision']}".replace("1 threads", "1 thread")
+    return f"{machine_of(record)}, {record['precision']}"
 
 
 def memory(record: dict) -> str:

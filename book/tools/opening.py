@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import cells
-from cells import code, data_of, device_of, table, told
+from cells import code, data_of, device_of, machine_of, table, told
 from house import ROOT, between, dump, keep_in_step, lines, notebooks, read, rows, source, title
 
 BUDGETS = ("laptop", "gpu", "smoke")
@@ -34,8 +34,9 @@ def duration(seconds: float) -> str:
 def percent(record: dict) -> str:
     """The headline; on a split that is not the official one it says so."""
     accuracy = record["metrics"].get("test_accuracy")
-    resplit = (record.get("dataset") or {}).get("split") == "re-split"
-    return "" if accuracy is None else f"{accuracy:.1%}" + (" (re-split)" if resplit else "")
+    split = (record.get("dataset") or {}).get("split", "official")
+    apart = "" if split == "official" else f" ({split})"
+    return "" if accuracy is None else f"{accuracy:.1%}{apart}"
 
 
 def spread(record: dict, root: Path = ROOT) -> str:
@@ -153,7 +154,7 @@ def studies(root: Path = ROOT) -> str:
         seconds = sum(run["seconds"] for run in runs)
         total = [total[0] + len(runs), total[1] + seconds]
         minutes = f"{seconds / 60:.0f}"
-        devices = ", ".join(sorted({str(run.get("device", "")) for run in runs}))
+        devices = ", ".join(sorted({machine_of(run) for run in runs}))
         date = max(str(run.get("date", ""))[:10] for run in runs)
         table.append(f"| `{file.stem}` | {len(runs)} | {seeds} | {minutes} | {devices} | {date} |")
     table.append(f"| all | {total[0]} | | {total[1] / 60:.0f} | | |")

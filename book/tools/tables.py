@@ -204,9 +204,11 @@ def ran(root: Path = ROOT) -> str:
     stamps: dict[str, set[str]] = {}
     for path in notebooks(root):
         for r in records(path.stem, root):
-            dataset = r["dataset"] or {"split": "none", "source": "none"}
-            data = f"{data_of(r).partition(' (')[0]}, {dataset['split']}"
-            sources.setdefault(f"{data}: {dataset['source']}", set()).add(path.stem[:2])
+            if dataset := r["dataset"]:
+                data = f"{data_of(r).partition(' (')[0]}, {dataset['split']}"
+                sources.setdefault(f"{data}: {dataset['source']}", set()).add(path.stem[:2])
+            else:
+                data = "none"
             stamps.setdefault(versions(r), set()).add(path.stem[:2])
             first = [chapter(path.stem), r["date"][:10], code(r["budget"]), device_of(r)]
             rows.append([*first, f"{r['seconds'] / 60:.1f}", memory(r), data])
