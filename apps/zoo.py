@@ -246,7 +246,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--workers", type=int, metavar="N", default=0, help="default: 0")
     made.add_argument("--seed", type=int, metavar="N", default=0, help="default: 0")
     made.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    out = "for checkpoint.pt, one for each `--data` (default: in runs/zoo/)"
+    out = "for checkpoint.pt; name another for each --data (default: in runs/zoo/)"
     made.add_argument("--out", metavar="FOLDER", help=out)
     made.set_defaults(hold_out=0)
     return made
