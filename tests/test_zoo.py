@@ -201,6 +201,11 @@ def test_it_learns_from_a_folder_of_your_own(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "of 12 (" in said and "0.693 for a guess" in said
     assert (out / "checkpoint.pt").exists()
+    few = [*map(str, line), "--budget", "smoke", "--train-pictures", "8", "--test-pictures", "7"]
+    parts = zoo.load_pictures(zoo.settings(few))  # more than half, and still from both classes
+    for part, n in ((parts.train, 8), (parts.val, 7)):
+        of_class = [label for _, label in part.folder.samples].count(0)
+        assert len(part.folder.samples) == n and of_class == (n + 1) // 2
 
 
 def test_pretrained_weights_get_a_new_head_and_their_own_constants(tmp_path, monkeypatch):
@@ -540,6 +545,11 @@ def test_settings_are_plain():
     assert isinstance(given, argparse.Namespace)
     assert (given.epochs, given.batch, given.train_pictures, given.size) == (30, 128, None, 32)
     assert given.out == ROOT / "runs" / "zoo" / "resnet18-cifar100-gpu-3"
+
+
+def test_trainings_that_differ_in_size_or_start_have_folders_of_their_own():
+    lines = ([], ["--size", "64"], ["--size", "128"], ["--pretrained"])
+    assert len({zoo.settings(["imagenet_resnet34", *line]).out for line in lines}) == len(lines)
 
 
 def test_a_table_with_two_data_sets_says_which_row_is_on_which():

@@ -37,8 +37,7 @@ if "google.colab" in sys.modules:
     sys.path.insert(0, folder)
     needed = ({needed}
     )
-    absent = [p for p in needed if not importlib.util.find_spec(p)]
-    if absent:
+    if absent := [p for p in needed if not importlib.util.find_spec(p)]:
         subprocess.run([sys.executable, "-m", "pip", "install", "-q", *absent], check=True)
 """.rstrip()
 
